@@ -1,0 +1,1 @@
+"""Evidence: one file per method, run by `efface check`."""

@@ -1,0 +1,1 @@
+"""Methods that take concepts out of generators."""

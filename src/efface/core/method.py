@@ -1,0 +1,161 @@
+"""Define what a method is: a frozen dataclass of hyper-parameters with a card, and nothing learned inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from efface.core.card import Card
+from efface.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from efface.core.plan import Plan
+
+
+def param(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """Declare a hyper-parameter: its default, one line of help, and the bounds (inclusive) or choices it must keep.
+
+    For a tuple, bounds and choices hold for each item.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "low": low, "high": high, "choices": None if choices is None else tuple(choices)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A published method: keyword hyper-parameters, a ``card``, and no state."""
+
+    card: ClassVar[Card]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_param(self.name, field.name, getattr(self, field.name), field.default, field.metadata)
+
+    @property
+    def name(self) -> str:
+        """Name in the catalogue: the name of the file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def params(self) -> dict[str, Any]:
+        """Return the hyper-parameters as JSON-ready values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_params(cls, values: dict[str, Any]) -> Method:
+        """Build the method from JSON or TOML values; unknown names are refused with a suggestion."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UnknownNameError(f"hyper-parameter of {cls.__module__.rpartition('.')[2]}", name, known)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_param(method: str, name: str, value: Any, default: Any, rules: Any) -> None:
+    """Raise :class:`UsageError` unless ``value`` has the type of ``default`` and keeps the ``rules`` of its field."""
+    where = f"{method}.{name}"
+    wanted = (int, float) if type(default) is float else type(default)
+    if default is not None and (not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool)):
+        raise UsageError(f"{value!r} is not {_a(type(default))}", where=where, fix=rules.get("help"))
+    for item in value if isinstance(value, tuple) else (value,):
+        if rules.get("choices") and item not in rules["choices"]:
+            raise UsageError(f"{item!r} is not one of {', '.join(map(str, rules['choices']))}", where=where)
+        if isinstance(item, int | float):
+            low, high = rules.get("low"), rules.get("high")
+            if item != item or (low is not None and item < low) or (high is not None and item > high):
+                raise UsageError(f"{item!r} is outside [{low}, {high}]", where=where, fix=rules.get("help"))
+
+
+def _a(kind: type) -> str:
+    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}.get(
+        kind.__name__, f"a {kind.__name__}"
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a loss is told about where training stands. ``step`` counts from 0; ``seed`` is the run's."""
+
+    step: int = 0
+    total: int = 1
+    seed: int = 0
+    device: str = "cpu"
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return the CPU generator of the draw ``name`` at this step."""
+        from efface.seeds import torch_generator
+
+        return torch_generator(self.seed, self.step, name)
+
+
+Loss = Callable[["nn.Module", dict[str, Any], Step], "dict[str, Tensor]"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser of a training: which parameters it moves, by which loss, every how many steps.
+
+    ``parameters`` and ``loss`` are given the network; ``loss`` returns named scalars, of which ``total`` is minimised and
+    the rest is logged. ``options`` override the recipe's optimiser settings (``lr``, ``betas``, ...).
+    """
+
+    parameters: Callable[[nn.Module], Sequence[nn.Parameter]]
+    loss: Loss
+    every: int = 1
+    updates: int = 1
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Method):
+    """A method that *is* a trained network: data in, data out."""
+
+    trains_on: ClassVar[str] = "erase-text"
+    """Name of the data source in :mod:`efface.parts.data` that makes its batches."""
+
+    def build(self) -> nn.Module:
+        """Build the untrained network. Initialisation draws from torch's current generator."""
+        raise NotImplementedError
+
+    def loss(self, net: nn.Module, batch: dict[str, Any], step: Step) -> dict[str, Tensor]:
+        """Return named scalar losses of one batch; ``total`` is what is minimised."""
+        raise NotImplementedError
+
+    def run(self, net: nn.Module, x: Tensor, **given: Any) -> Tensor:
+        """Apply the trained network to ``x`` (b, 3, h, w) in [0, 1] and return the result in [0, 1]."""
+        raise NotImplementedError
+
+    def prepare(self, net: nn.Module, batch: dict[str, Any], step: Step) -> dict[str, Any]:
+        """Change a batch just before the losses see it (adversarial data, policies). By default nothing."""
+        return batch
+
+    def phases(self) -> dict[str, Phase]:
+        """Return the optimisers of the training, in the order in which they step."""
+        return {"main": Phase(parameters=lambda net: list(net.parameters()), loss=self.loss)}
+
+    def rename(self, key: str) -> str | None:
+        """Map a key of an official checkpoint to this network's key; None drops it. Used by ``convert``."""
+        return key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editor(Method):
+    """A method that *changes* a given model."""
+
+    def plan(self, model: nn.Module, data: Any, step: Step) -> Plan:
+        """Return the edits to make; the model itself stays untouched."""
+        raise NotImplementedError

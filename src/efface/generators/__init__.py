@@ -1,0 +1,1 @@
+"""Methods that sample from and tune generators."""

@@ -1,0 +1,1 @@
+"""Pictures, weights and manifests on disk: read safely, written atomically."""

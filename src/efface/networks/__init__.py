@@ -1,0 +1,1 @@
+"""Methods that take weights, bits and layers out of networks."""

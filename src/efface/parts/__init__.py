@@ -1,0 +1,1 @@
+"""Everything that two methods share, as plain functions and modules."""

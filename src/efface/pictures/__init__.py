@@ -1,0 +1,1 @@
+"""Methods that take something out of pictures."""
