@@ -64,7 +64,9 @@ def entries() -> dict[str, Entry]:
             raise UsageError(f"entry point {point.name!r} names a module that is not there", where=point.module)
         entry = _read(Path(spec.origin), point.name, point.module)
         if entry.name in found:
-            raise UsageError(f"two methods are called {entry.name!r}", where=f"{found[entry.name].module}, {point.module}")
+            raise UsageError(
+                f"two methods are called {entry.name!r}", where=f"{found[entry.name].module}, {point.module}"
+            )
         found[entry.name] = entry
     return dict(sorted(found.items()))
 
