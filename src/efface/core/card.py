@@ -53,7 +53,8 @@ class Card:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Card:
         """Build a card from JSON-ready values; a missing or unknown field is a :class:`UsageError`."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            return cls(**fields)
         except TypeError as error:
             raise UsageError(f"not a card: {error}") from error

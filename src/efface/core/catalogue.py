@@ -134,8 +134,8 @@ def _param(statement: ast.stmt, path: Path) -> Param | None:
     call, target = statement.value, statement.target
     if not (isinstance(target, ast.Name) and isinstance(call.func, ast.Name) and call.func.id == "param"):
         return None
-    default, help = (_literal(a, path) for a in call.args)
+    default, text = (_literal(a, path) for a in call.args)
     rules = {k: _literal(v, path) for k, v in _keywords(call)}
     if rules.get("choices") is not None:
         rules["choices"] = tuple(rules["choices"])
-    return Param(name=target.id, default=default, help=help, **rules)
+    return Param(name=target.id, default=default, help=text, **rules)

@@ -109,8 +109,8 @@ Loss = Callable[["nn.Module", dict[str, Any], Step], "dict[str, Tensor]"]
 class Phase:
     """One optimiser of a training: which parameters it moves, by which loss, every how many steps.
 
-    ``parameters`` and ``loss`` are given the network; ``loss`` returns named scalars, of which ``total`` is minimised and
-    the rest is logged. ``options`` override the recipe's optimiser settings (``lr``, ``betas``, ...).
+    ``parameters`` and ``loss`` are given the network; ``loss`` returns named scalars, of which ``total`` is minimised
+    and the rest is logged. ``options`` override the recipe's optimiser settings (``lr``, ``betas``, ...).
     """
 
     parameters: Callable[[nn.Module], Sequence[nn.Parameter]]

@@ -52,9 +52,7 @@ class StrokeFillNet(nn.Module):
 class StrokeFill(Network):
     """Hyper-parameters of the stroke-first eraser."""
 
-    find_widths: tuple[int, ...] = param(
-        (32, 48, 64, 96), "channels of the stroke finder, finest first", low=4, high=512
-    )
+    find_widths: tuple[int, ...] = param((32, 48, 64, 96), "channels of the finder, finest first", low=4, high=512)
     fill_widths: tuple[int, ...] = param((48, 64, 96, 128), "channels of the repairer, finest first", low=4, high=512)
     find_blocks: int = param(1, "residual blocks per level of the stroke finder", low=1, high=8)
     fill_blocks: int = param(2, "residual blocks per level of the repairer", low=1, high=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,8 +35,8 @@ class UNet(nn.Module):
         super().__init__()
         self.grid = grid
         self.door = nn.Conv2d(inputs * grid**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(c) for _ in range(blocks))) for c in widths)
         self.decode = nn.ModuleList(nn.Sequential(*(Block(c) for _ in range(blocks))) for c in widths[:-1])
         self.exit = nn.Conv2d(widths[0], outputs * grid**2, 3, padding=1)
