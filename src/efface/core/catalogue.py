@@ -45,7 +45,7 @@ class Entry:
     card: Card
     params: tuple[Param, ...]
 
-    def load(self) -> type:
+    def load(self) -> type[Any]:
         """Import the method's module and return its class."""
         return getattr(importlib.import_module(self.module), self.class_name)
 
@@ -79,7 +79,7 @@ def entry(name: str) -> Entry:
     raise UnknownNameError("method", name, known)
 
 
-def get(name: str) -> type:
+def get(name: str) -> type[Any]:
     """Import the method called ``name``, and nothing else, and return its class."""
     return entry(name).load()
 
