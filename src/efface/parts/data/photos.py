@@ -1,0 +1,134 @@
+"""Give photographs to draw on: of a folder, or made up where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from efface.errors import DataError, UsageError
+from efface.parts.text.fonts import hash_unit
+from efface.seeds import numpy_generator
+
+Photo = NDArray[np.uint8]
+
+SPLITS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+"""Range of the hash of a file's name that goes to each split of a flat folder."""
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+MADE_UP = {"train": 200, "val": 25, "test": 50}
+"""How many pictures are made up for each split where there is no folder."""
+
+
+class Photographs(Sequence[Photo]):
+    """Photographs (h, w, 3) uint8 RGB, each read or made when first asked for and then kept in memory."""
+
+    def __init__(self, makers: Sequence[Callable[[], Photo]]) -> None:
+        self._makers = list(makers)
+        self._kept: dict[int, Photo] = {}
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> Photo: ...
+    @overload
+    def __getitem__(self, index: slice) -> Photographs: ...
+    def __getitem__(self, index: int | slice) -> Photo | Photographs:
+        if isinstance(index, slice):
+            return Photographs(self._makers[index])
+        index = range(len(self))[index]
+        if index not in self._kept:
+            self._kept[index] = self._makers[index]()
+        return self._kept[index]
+
+
+def photographs(folder: Path | None, split: str) -> Photographs:
+    """Return the photographs of ``split``: ``train``, ``val``, ``test``, or several joined by ``+``.
+
+    A ``folder`` with subfolders of these names (BSDS500 has them) is taken as split; the files of any other are split by
+    the hash of their names. None makes pictures up, the same ones every time.
+
+    Raises
+    ------
+    DataError
+        The folder is missing or holds no picture of the split.
+    """
+    splits = split.split("+")
+    for name in splits:
+        if name not in SPLITS:
+            raise UsageError(f"no split is called {name!r}", fix="Use train, val, test, or several joined by +")
+    if folder is None:
+        return Photographs([partial(made_up, name, index) for name in splits for index in range(MADE_UP[name])])
+    if not folder.is_dir():
+        raise DataError(
+            "there is no such folder",
+            where=folder,
+            fix="Download BSDS500 (the Berkeley Segmentation Data Set and Benchmarks 500), put its images/train, "
+            "images/val and images/test there, or give any folder of photographs",
+        )
+    files = [path for name in splits for path in _files(folder, name)]
+    if not files:
+        raise DataError(f"holds no picture of the split {split}", where=folder, fix=f"Add {', '.join(sorted(SUFFIXES))}")
+    return Photographs([partial(_read, path) for path in files])
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    inside = folder / split
+    found = sorted(p for p in (inside if inside.is_dir() else folder).iterdir() if p.suffix.lower() in SUFFIXES)
+    if inside.is_dir():
+        return found
+    low, high = SPLITS[split]
+    return [p for p in found if low <= hash_unit(p.name) < high]
+
+
+def _read(path: Path) -> Photo:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot be read as a picture: {error}", where=path, fix="Remove or replace the file") from error
+
+
+def made_up(split: str, index: int, height: int = 320, width: int = 480) -> Photo:
+    """Make picture ``index`` of ``split``: occluding shapes of all sizes under uneven light, with grain.
+
+    Dead leaves with a power law of sizes have the edges and the 1/f spectrum of natural pictures (Lee, Mumford and Huang
+    2001); each leaf has its own shade and 1/f texture.
+    """
+    generator = numpy_generator(0, "made-up photograph", split, index)
+    picture = np.empty((height, width, 3), np.float32)
+    base, spread = generator.uniform(0.2, 0.8, 3), generator.uniform(0.05, 0.3)
+    picture[:] = base
+    textures = [_one_over_f(generator, height, width) for _ in range(3)]
+    for radius in sorted((4 * generator.random(int(generator.integers(30, 150))) ** -0.7), reverse=True):
+        leaf = np.zeros((height, width), np.uint8)
+        centre = generator.uniform((0, 0), (width, height))
+        corners = int(generator.integers(3, 12))
+        angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
+        away = min(radius, width) * generator.uniform(0.5, 1.5, corners)
+        points = centre + away[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        cv2.fillPoly(leaf, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        colour = np.clip(base + generator.normal(0, spread, 3) + generator.normal(0, 0.15), 0, 1)
+        shade = colour + generator.uniform(0, 0.15) * textures[int(generator.integers(3))][..., None]
+        cover = leaf[..., None].astype(np.float32) / 255
+        picture += cover * (shade.astype(np.float32) - picture)
+    light = 1 + 0.2 * _one_over_f(generator, height, width, power=2)[..., None]
+    picture = cv2.GaussianBlur(picture * light, (0, 0), generator.uniform(0.4, 1.2))
+    picture += generator.normal(0, generator.uniform(0.002, 0.02), picture.shape)
+    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def _one_over_f(generator: Generator, height: int, width: int, power: float = 1.2) -> NDArray[np.float32]:
+    """Return noise of mean 0 and deviation 1 whose amplitude falls as frequency to the ``power``."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(generator.normal(size=(height, width))) / frequency**power
+    noise = np.fft.irfft2(spectrum, s=(height, width))
+    return (noise / noise.std()).astype(np.float32)
