@@ -12,7 +12,7 @@ LEAST = 1e-7
 def triplet_erasure(refined: Tensor, truth: Tensor, coarse: Tensor, *, push: float = 50.0) -> Tensor:
     """Return ``d(refined, truth) / (d(refined, truth) + push * d(refined, coarse)²)``, in [0, 1).
 
-    The triplet erasure loss of STE (arXiv:2204.12743) pulls ``refined`` to ``truth`` and away from ``coarse``, which gets
+    The triplet erasure loss of STE (arXiv:2204.12743) pulls ``refined`` to ``truth`` and off ``coarse``, which gets
     no gradient. d is the mean absolute difference. Where all three are the same the loss is 0.
     """
     pull = F.l1_loss(refined, truth)
