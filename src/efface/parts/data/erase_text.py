@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from efface.parts.text import words as vocabulary
+from efface.errors import DataError
+from efface.parts.text.fonts import families
 from efface.parts.text.render import Drawn, as_float, make_layer, paste
 from efface.parts.text.style import random_style
+from efface.parts.text.words import Split, lines_of, pick
 from efface.seeds import numpy_generator
 
 if TYPE_CHECKING:
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Photo = NDArray[np.uint8]
 
-_TRIES = 6  # to find a free place, or a text that can be seen
+SIZES = (8.0, 64.0)
+"""Least and greatest size of text, in pixels per em."""
+_TRIES = 40  # to find free places and texts that can be seen
+_WHOLE = 0.9  # share of texts that are moved until no edge cuts them
+_DECOY = 0.1  # share of masks that also mark a place at random
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,15 +43,19 @@ class EraseText:
 
     photos: Sequence[Photo]
     fonts: tuple[Path, ...] = ()
-    """Font files; none means the built-in face."""
+    """Font files; each family is as likely as any other. None at all means the built-in face."""
     size: int = 128
     words: tuple[int, int] = (1, 3)
     """Least and most texts in a crop."""
-    split: vocabulary.Split = "train"
+    split: Split = "train"
     subset: float = 0.5
     """How often only some of the texts are chosen to go."""
     jpeg: float = 0.25
     """How often the picture with text has been through JPEG."""
+
+    @cached_property
+    def _families(self) -> list[list[Path]]:
+        return list(families(self.fonts).values())
 
     def sample(self, generator: Generator) -> dict[str, Array]:
         """Return one sample: ``picture`` and ``target`` (3, s, s) in [0, 1], ``mask`` and ``alpha`` (1, s, s).
@@ -54,19 +65,17 @@ class EraseText:
         """
         clean = _crop(self.photos[int(generator.integers(len(self.photos)))], self.size, generator)
         count = int(generator.integers(self.words[0], self.words[1] + 1))
-        picture, texts = _write(clean, count, self.fonts, self.split, generator)
-        chosen = texts
-        if len(texts) > 1 and generator.random() < self.subset:
-            some = generator.permutation(len(texts))[: int(generator.integers(1, len(texts) + 1))]
-            chosen = [texts[i] for i in some]
+        picture, drawn = _write(clean, count, self._families, self.split, generator)
+        chosen = drawn
+        if len(drawn) > 1 and generator.random() < self.subset:
+            some = generator.permutation(len(drawn))[: int(generator.integers(1, len(drawn) + 1))]
+            chosen = [drawn[i] for i in some]
         mask = _mask(clean.shape[:2], chosen, generator)
-        alpha = np.zeros(mask.shape, np.float32)
-        for text in texts:
-            alpha = 1 - (1 - alpha) * (1 - text.alpha)
-        picture = np.round(picture * 255).astype(np.uint8)
+        alpha = 1 - np.prod([1 - text.alpha for text in drawn], axis=0)
+        stored = np.round(picture * 255).astype(np.uint8)
         if generator.random() < self.jpeg:
-            picture = _jpeg(picture, int(generator.integers(70, 99)))
-        picture = as_float(picture)
+            stored = _jpeg(stored, int(generator.integers(70, 99)))
+        picture = as_float(stored)
         target = np.where(mask[..., None], clean, picture)
         layers = {"picture": picture, "target": target, "mask": mask[..., None], "alpha": (alpha * mask)[..., None]}
         return {name: np.ascontiguousarray(x.transpose(2, 0, 1), np.float32) for name, x in layers.items()}
@@ -88,17 +97,18 @@ def evaluation_set(
     3 px wider, and ``strokes`` (h, w) bool: the pixels that differ.
     """
     made: list[dict[str, Any]] = []
+    faces = list(families(fonts).values())
     for index in range(count):
         generator = numpy_generator(seed, index, "erase-text evaluation")
         clean = photos[index % len(photos)]
         wanted = int(generator.integers(words[0], words[1] + 1))
-        picture, texts = _write(as_float(clean), wanted, fonts, "test", generator)
+        picture, drawn = _write(as_float(clean), wanted, faces, "test", generator)
         stored = np.round(picture * 255).astype(np.uint8)
         mask = np.zeros(clean.shape[:2], np.uint8)
-        for text in texts:
+        for text in drawn:
             mask |= _grow(_polygon(mask.shape, text.box), 3)
         strokes = (stored != clean).any(axis=2)
-        boxes = np.stack([text.box for text in texts])
+        boxes = np.stack([text.box for text in drawn])
         made.append({"picture": stored, "clean": clean, "boxes": boxes, "mask": mask > 0, "strokes": strokes})
     return made
 
@@ -109,7 +119,8 @@ def _crop(photo: Photo, size: int, generator: Generator) -> Array:
     side = min(round(size / float(np.exp(generator.uniform(np.log(0.5), np.log(1.5))))), height, width)
     x, y = int(generator.integers(width - side + 1)), int(generator.integers(height - side + 1))
     crop = photo[y : y + side, x : x + side]
-    crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    crop = np.asarray(cv2.resize(crop, (size, size), interpolation=how), np.uint8)
     if generator.random() < 0.5:
         crop = crop[:, ::-1]
     levels = np.arange(256, dtype=np.float32) / 255
@@ -119,65 +130,90 @@ def _crop(photo: Photo, size: int, generator: Generator) -> Array:
 
 
 def _write(
-    clean: Array, count: int, fonts: Sequence[Path], split: vocabulary.Split, generator: Generator
+    clean: Array, count: int, fonts: Sequence[Sequence[Path]], split: Split, generator: Generator
 ) -> tuple[Array, list[Drawn]]:
-    """Draw up to ``count`` texts, at least one, on places of their own."""
+    """Draw ``count`` texts on places of their own, or as many as are found room for; at least one."""
     picture, texts = clean, list[Drawn]()
     taken = np.zeros(clean.shape[:2], bool)
-    while not texts:
-        for _ in range(_TRIES * count):
-            drawn = _one_text(picture, taken, fonts, split, generator)
-            if drawn is not None:
-                picture = drawn.picture
-                texts.append(drawn)
-                taken |= _grow(_polygon(taken.shape, drawn.box), 3) > 0
-            if len(texts) == count:
-                break
+    for _ in range(_TRIES):
+        drawn = _write_one(picture, taken, fonts, split, generator)
+        if drawn is not None:
+            picture = drawn.picture
+            texts.append(drawn)
+            taken |= _grow(_polygon(taken.shape, drawn.box), 3) > 0
+        if len(texts) == count:
+            break
+    if not texts:
+        raise DataError(
+            "no text can be drawn", where=f"picture of {clean.shape[1]}x{clean.shape[0]}", fix="Use larger ones"
+        )
     return picture, texts
 
 
-def _one_text(
-    picture: Array, taken: NDArray[np.bool_], fonts: Sequence[Path], split: vocabulary.Split, generator: Generator
+def _write_one(
+    picture: Array,
+    taken: NDArray[np.bool_],
+    fonts: Sequence[Sequence[Path]],
+    split: Split,
+    generator: Generator,
 ) -> Drawn | None:
     """Draw a text somewhere, mostly whole; None where it would meet another or cannot be seen."""
     height, width = picture.shape[:2]
-    x, y = int(generator.integers(width)), int(generator.integers(height))
-    if taken[y, x]:
+    size = float(np.exp(generator.uniform(*np.log(SIZES))))
+    lines = _fitting(lines_of(generator, split), 2 * width / size, 0.7 * height / size)
+    half = np.asarray([0.25 * size * max(map(len, lines)), 0.6 * size * len(lines)])  # letters are half an em wide
+    middle = generator.uniform((0, 0), (width, height))
+    if generator.random() < _WHOLE:
+        middle = _inside(middle, half, np.asarray([width, height]))
+    (x0, y0), (x1, y1) = np.maximum(middle - half, 0).astype(int), (middle + half).astype(int) + 1
+    if taken[y0:y1, x0:x1].any():
         return None
-    near = picture[max(y - 16, 0) : y + 16, max(x - 32, 0) : x + 32]
-    style = random_style(generator, near)
-    lines = vocabulary.lines(generator, split)
-    room = 1.9 * width / style.size  # letters are about half an em wide
-    lines = [line if len(line) <= room else line.split()[0] for line in lines]
-    layer = make_layer(lines, style, font=vocabulary.pick(generator, fonts) if fonts else None)
+    style = random_style(generator, picture[y0:y1, x0:x1], sizes=(size, size))
+    layer = make_layer(lines, style, font=pick(generator, pick(generator, fonts)) if fonts else None)
     if layer is None:
         return None
-    at = (x, y) if generator.random() < 0.1 else tuple(_inside(c, l, s) for c, l, s in zip((x, y), layer.size, (width, height)))
-    drawn = paste(layer, picture, at)
+    if generator.random() < _WHOLE:
+        middle = _inside(middle, np.asarray(layer.size) / 2, np.asarray([width, height]))
+    drawn = paste(layer, picture, (float(middle[0]), float(middle[1])))
     return None if drawn is None or (drawn.strokes & taken).any() else drawn
 
 
-def _inside(centre: float, length: int, room: int) -> float:
-    """Move ``centre`` so that ``length`` around it stays in ``room``, where it fits."""
-    return room / 2 if length >= room else min(max(centre, length / 2), room - length / 2)
+def _fitting(lines: list[str], letters: float, rows: float) -> list[str]:
+    """Drop lines, and words off the ends of lines, until the text fits; one word always stays."""
+    fitting = []
+    for line in lines[: max(int(rows), 1)]:
+        while len(line) > letters and " " in line:
+            line = line.rpartition(" ")[0]
+        fitting.append(line)
+    return fitting
 
 
-def _mask(shape: tuple[int, int], texts: Sequence[Drawn], generator: Generator) -> NDArray[np.bool_]:
-    """Mark ``texts`` as people and detectors do: as boxes, tight polygons or widened strokes."""
+def _inside(middle: NDArray[np.float64], half: NDArray[np.float64], room: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Move ``middle`` so that ``half`` on either side stays in ``room``, where it fits."""
+    return np.where(2 * half >= room, room / 2, np.clip(middle, half, np.maximum(room - half, half)))
+
+
+def _mask(shape: tuple[int, ...], texts: Sequence[Drawn], generator: Generator) -> NDArray[np.bool_]:
+    """Mark ``texts`` as people and detectors do: as upright boxes, tight polygons or widened strokes."""
     kind = generator.random()
     mask = np.zeros(shape, np.uint8)
     for text in texts:
-        grow = int(generator.integers(2, 7))
         if kind < 0.1:
-            mask |= _grow(text.strokes.astype(np.uint8), grow)
+            mask |= _grow(text.strokes.astype(np.uint8), int(generator.integers(2, 7)))
         elif kind < 0.5:
-            (x0, y0), (x1, y1) = text.box.min(0), text.box.max(0)
-            low, high = generator.integers(1, 9, 2), generator.integers(1, 9, 2)
-            box = [[x0 - low[0], y0 - low[1]], [x1 + high[0], y0 - low[1]], [x1 + high[0], y1 + high[1]], [x0 - low[0], y1 + high[1]]]
-            mask |= _polygon(shape, np.asarray(box, np.float32))
+            low = text.box.min(0) - generator.integers(1, 9, 2)
+            high = text.box.max(0) + generator.integers(1, 9, 2)
+            mask |= _rectangle(shape, low, high)
         else:
-            mask |= _grow(_polygon(shape, text.box), grow)
+            mask |= _grow(_polygon(shape, text.box), int(generator.integers(2, 7)))
+    if generator.random() < _DECOY:  # people also mark what is no text: nothing may change there
+        low = generator.uniform((0, 0), shape[::-1])
+        mask |= _rectangle(shape, low, low + generator.uniform(4, 40, 2))
     return mask > 0
+
+
+def _rectangle(shape: tuple[int, ...], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.uint8]:
+    return _polygon(shape, np.asarray([low, (high[0], low[1]), high, (low[0], high[1])], np.float32))
 
 
 def _polygon(shape: tuple[int, ...], corners: Array) -> NDArray[np.uint8]:
@@ -187,8 +223,10 @@ def _polygon(shape: tuple[int, ...], corners: Array) -> NDArray[np.uint8]:
 
 
 def _grow(mask: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
-    return cv2.dilate(mask, np.ones((2 * by + 1, 2 * by + 1), np.uint8))
+    return np.asarray(cv2.dilate(mask, np.ones((2 * by + 1, 2 * by + 1), np.uint8)), np.uint8)
 
 
 def _jpeg(picture: Photo, quality: int) -> Photo:
-    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    """Return the RGB picture as it comes back from JPEG; OpenCV's codecs work in BGR."""
+    stored = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB), np.uint8)

@@ -52,8 +52,8 @@ class Photographs(Sequence[Photo]):
 def photographs(folder: Path | None, split: str) -> Photographs:
     """Return the photographs of ``split``: ``train``, ``val``, ``test``, or several joined by ``+``.
 
-    A ``folder`` with subfolders of these names (BSDS500 has them) is taken as split; the files of any other are split by
-    the hash of their names. None makes pictures up, the same ones every time.
+    A ``folder`` with subfolders of these names (BSDS500 has them) is taken as split; the files of any other are split
+    by the hash of their names. None makes pictures up, the same ones every time.
 
     Raises
     ------
@@ -75,7 +75,9 @@ def photographs(folder: Path | None, split: str) -> Photographs:
         )
     files = [path for name in splits for path in _files(folder, name)]
     if not files:
-        raise DataError(f"holds no picture of the split {split}", where=folder, fix=f"Add {', '.join(sorted(SUFFIXES))}")
+        raise DataError(
+            f"holds no picture of the split {split}", where=folder, fix=f"Add {', '.join(sorted(SUFFIXES))}"
+        )
     return Photographs([partial(_read, path) for path in files])
 
 
@@ -93,14 +95,16 @@ def _read(path: Path) -> Photo:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be read as a picture: {error}", where=path, fix="Remove or replace the file") from error
+        raise DataError(
+            f"cannot be read as a picture: {error}", where=path, fix="Remove or replace the file"
+        ) from error
 
 
 def made_up(split: str, index: int, height: int = 320, width: int = 480) -> Photo:
     """Make picture ``index`` of ``split``: occluding shapes of all sizes under uneven light, with grain.
 
-    Dead leaves with a power law of sizes have the edges and the 1/f spectrum of natural pictures (Lee, Mumford and Huang
-    2001); each leaf has its own shade and 1/f texture.
+    Dead leaves with a power law of sizes have the edges and the 1/f spectrum of natural pictures (Lee, Mumford and
+    Huang 2001); each leaf has its own shade and 1/f texture.
     """
     generator = numpy_generator(0, "made-up photograph", split, index)
     picture = np.empty((height, width, 3), np.float32)
@@ -120,9 +124,9 @@ def made_up(split: str, index: int, height: int = 320, width: int = 480) -> Phot
         cover = leaf[..., None].astype(np.float32) / 255
         picture += cover * (shade.astype(np.float32) - picture)
     light = 1 + 0.2 * _one_over_f(generator, height, width, power=2)[..., None]
-    picture = cv2.GaussianBlur(picture * light, (0, 0), generator.uniform(0.4, 1.2))
-    picture += generator.normal(0, generator.uniform(0.002, 0.02), picture.shape)
-    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    soft = cv2.GaussianBlur(picture * light, (0, 0), generator.uniform(0.4, 1.2))
+    grainy = soft + generator.normal(0, generator.uniform(0.002, 0.02), picture.shape)
+    return np.round(np.clip(grainy, 0, 1) * 255).astype(np.uint8)
 
 
 def _one_over_f(generator: Generator, height: int, width: int, power: float = 1.2) -> NDArray[np.float32]:

@@ -14,9 +14,11 @@ from PIL import ImageFont
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?-'()&/%+"
 """What a face must draw, each with visible ink of its own, to count as a text font."""
 
-_NOT_TEXT = re.compile(r"symbol|emoji|dingbat|icon|barcode|music|math|initials|keyboard|\bLast ?Resort\b", re.IGNORECASE)
+_NOT_TEXT = re.compile(
+    r"symbol|emoji|dingbat|icon|barcode|music|math|initials|keyboard|\bLast ?Resort\b", re.IGNORECASE
+)
 _VARIANT = re.compile(
-    r"\b(condensed|narrow|display|thin|light|medium|bold|black|heavy|extra|semi|demi|ultra|caption|small caps|[a-z]?sc)\b",
+    r"\b(condensed|narrow|display|thin|light|medium|semibold|bold|black|heavy|extra|caption|looped|unjoined)\b",
     re.IGNORECASE,
 )
 _MISSING = "\U0010fffe"  # a code point that no font may hold: drawn as the face's own "not defined" box
@@ -97,8 +99,8 @@ def hash_unit(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
-@lru_cache(maxsize=1024)
-def load_font(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
+@lru_cache(maxsize=256)
+def load_font(path: Path | None, size: float) -> ImageFont.FreeTypeFont:
     """Return the face at ``size`` pixels per em; ``None`` is the built-in face."""
     if path is not None:
         return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

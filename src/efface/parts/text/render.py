@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from efface.parts.text.fonts import load_font
-from efface.parts.text.style import Style
+from efface.parts.text.style import Colour, Style
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -78,22 +78,22 @@ def make_layer(lines: Sequence[str], style: Style, *, font: Path | None) -> Laye
         return None
     reach = 0 if style.shadow is None else max(map(abs, style.shadow)) + 3 * style.shadow_blur
     margin = style.outline + int(np.ceil(3 * style.feather + reach)) + 1
-    letters = cv2.copyMakeBorder(_warp(letters, style), *[margin] * 4, cv2.BORDER_CONSTANT, value=0)
-    body = letters
+    letters = np.pad(_warp(letters, style), margin)
+    fill = body = _blur(letters, style.feather)
     if style.outline:
-        body = cv2.dilate(letters, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * style.outline + 1] * 2))
-    fill = _blur(letters, style.feather)
-    body = _blur(body, style.feather) if style.outline else fill
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * style.outline + 1] * 2)
+        body = _blur(np.asarray(cv2.dilate(letters, disc), np.uint8), style.feather)
 
-    ink, alpha = np.zeros((*fill.shape, 3), np.float32), np.zeros_like(fill)
+    painted: list[tuple[Colour, Array]] = []  # from the ground up
     if style.shadow is not None:
         shift = np.asarray([[1, 0, style.shadow[0]], [0, 1, style.shadow[1]]], np.float32)
-        shadow = cv2.warpAffine(_blur(body, style.shadow_blur), shift, body.shape[::-1]) * style.shadow_alpha
-        ink, alpha = _over(ink, alpha, style.shadow_colour, shadow)
+        shadow = cv2.warpAffine(_blur(body, style.shadow_blur) * style.shadow_alpha, shift, body.shape[::-1])
+        painted.append((style.shadow_colour, np.asarray(shadow, np.float32)))
     if style.outline:
-        ink, alpha = _over(ink, alpha, style.outline_colour, body)
-    ink, alpha = _over(ink, alpha, _fill_colour(style, fill), fill)
-    return Layer(ink / np.maximum(alpha, 1e-6)[..., None], alpha * np.float32(style.opacity), style)
+        painted.append((style.outline_colour, body))
+    painted.append((style.colour, fill))
+    ink, alpha = _flatten(painted, style.gradient)
+    return Layer(ink, alpha * np.float32(style.opacity), style)
 
 
 def paste(layer: Layer, picture: NDArray[np.uint8] | Array, at: tuple[float, float]) -> Drawn | None:
@@ -110,10 +110,12 @@ def paste(layer: Layer, picture: NDArray[np.uint8] | Array, at: tuple[float, flo
     before = original[here]
     blend = _poisson if layer.style.poisson else _cover
     after = blend(before, ink, alpha)
-    strokes = np.abs(after - before).max(axis=2) > VISIBLE
+    strokes = cv2.inRange(cv2.absdiff(after, before), (0, 0, 0), (VISIBLE, VISIBLE, VISIBLE)) == 0
     if np.count_nonzero(strokes) < _LEAST:
         return None
-    box = _box(strokes, upright=not (layer.style.rotation or layer.style.perspective)) + np.float32((x0, y0))
+    box = _box(strokes, upright=not (layer.style.rotation or layer.style.perspective)) + np.asarray(
+        (x0, y0), np.float32
+    )
 
     out = Drawn(original.copy(), *_blank(height, width), box, np.zeros((height, width), bool))
     out.picture[here], out.alpha[here], out.strokes[here] = after, alpha, strokes
@@ -123,7 +125,9 @@ def paste(layer: Layer, picture: NDArray[np.uint8] | Array, at: tuple[float, flo
 
 def as_float(picture: NDArray[np.uint8] | Array) -> Array:
     """Return the picture as float32 in [0, 1]."""
-    return picture.astype(np.float32) / np.float32(255) if picture.dtype == np.uint8 else np.asarray(picture, np.float32)
+    return (
+        picture.astype(np.float32) / np.float32(255) if picture.dtype == np.uint8 else np.asarray(picture, np.float32)
+    )
 
 
 def _blank(height: int, width: int) -> tuple[Array, Array]:
@@ -136,7 +140,7 @@ def _letters(lines: Sequence[str], style: Style, font: Path | None) -> NDArray[n
     widths = [face.getlength(line) + style.spacing * len(line) for line in lines]
     if not widths or max(widths) < 1:
         return None
-    step, border = style.leading * style.size, style.size  # ink may leave its advance box by up to an em
+    step, border = style.leading * style.size, int(style.size) + 1  # ink may leave its advance box by up to an em
     page = Image.new("L", (int(max(widths)) + 2 * border, int(step * (len(lines) - 1)) + 3 * border))
     pen = ImageDraw.Draw(page)
     for row, (line, width) in enumerate(zip(lines, widths, strict=True)):
@@ -173,26 +177,34 @@ def _warp(letters: NDArray[np.uint8], style: Style) -> NDArray[np.uint8]:
     u, v = u / w, v / w
     v = v + style.curve * np.maximum(1 - (2 * u / width) ** 2, 0)
     maps = (u + width / 2 - 0.5).astype(np.float32), (v + height / 2 - 0.5).astype(np.float32)
-    return cv2.remap(letters, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(cv2.remap(letters, *maps, cv2.INTER_LINEAR), np.uint8)
 
 
 def _blur(coverage: NDArray[np.uint8] | Array, sigma: float) -> Array:
-    soft = coverage.astype(np.float32) / 255 if coverage.dtype == np.uint8 else coverage
-    return cv2.GaussianBlur(soft, (0, 0), sigma) if sigma > 0 else soft
+    soft = as_float(coverage)
+    return np.asarray(cv2.GaussianBlur(soft, (0, 0), sigma) if sigma > 0 else soft, np.float32)
 
 
-def _fill_colour(style: Style, fill: Array) -> Array:
-    """Return the colour of the letters: (3,), or (h, 1, 3) for a gradient."""
-    if style.gradient is None:
-        return np.asarray(style.colour, np.float32)
-    run = np.linspace(0, 1, fill.shape[0], dtype=np.float32)[:, None, None]
-    return (1 - run) * np.asarray(style.colour, np.float32) + run * np.asarray(style.gradient, np.float32)
+def _flatten(painted: Sequence[tuple[Colour, Array]], gradient: Colour | None) -> tuple[Array, Array]:
+    """Lay colours over each other by their coverage ("over", Porter and Duff 1984); return colour and coverage.
 
-
-def _over(ink: Array, alpha: Array, colour: Sequence[float] | Array, cover: Array) -> tuple[Array, Array]:
-    """Lay a ``colour`` of coverage ``cover`` over premultiplied ``ink`` (Porter and Duff 1984, "over")."""
+    The topmost runs down into ``gradient``. Its share is worked out first and what it leaves is for those below it, so
+    that all but the last step has one channel, not three.
+    """
+    colour, cover = painted[-1]
+    shares, colours = [cover], [colour]
+    if gradient is not None:
+        run = np.linspace(0, 1, cover.shape[0], dtype=np.float32)[:, None]
+        shares, colours = [cover * (1 - run), cover * run], [colour, gradient]
     left = 1 - cover
-    return ink * left[..., None] + np.asarray(colour, np.float32) * cover[..., None], alpha * left + cover
+    for colour, cover in painted[-2::-1]:
+        shares.append(left * cover)
+        colours.append(colour)
+        left = left * (1 - cover)
+    alpha = 1 - left
+    ink = np.stack(shares, axis=2) @ np.asarray(colours, np.float32)
+    ink /= np.maximum(alpha, 1e-6)[..., None]
+    return ink, alpha
 
 
 def _cover(before: Array, ink: Array, alpha: Array) -> Array:
@@ -200,7 +212,34 @@ def _cover(before: Array, ink: Array, alpha: Array) -> Array:
 
 
 def _poisson(before: Array, ink: Array, alpha: Array) -> Array:
-    return _cover(before, ink, alpha)
+    """Return the picture whose gradient is at each pixel the stronger of the picture's and the text's.
+
+    Solved with the picture's own values around the patch (Pérez, Gangnet and Blake 2003, eq. 12) by the sine transform,
+    in which the Laplacian is diagonal.
+    """
+    ground = before.mean(axis=(0, 1))
+    framed = np.pad(before, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    written = np.pad(_cover(np.broadcast_to(ground, before.shape), ink, alpha), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    flow = [
+        np.where(np.abs(b) > np.abs(a), b, a)
+        for a, b in ((np.diff(framed, axis=i), np.diff(written, axis=i)) for i in (0, 1))
+    ]
+    wanted = np.diff(flow[0], axis=0)[:, 1:-1] + np.diff(flow[1], axis=1)[1:-1]
+    own = np.diff(framed, 2, axis=0)[:, 1:-1] + np.diff(framed, 2, axis=1)[1:-1]
+    height, width = alpha.shape
+    down = 2 * np.cos(np.pi * np.arange(1, height + 1) / (height + 1)) - 2
+    across = 2 * np.cos(np.pi * np.arange(1, width + 1) / (width + 1)) - 2
+    spectrum = _sine_transform(wanted - own) / (down[:, None] + across)[..., None]
+    change = _sine_transform(spectrum) * (4 / ((height + 1) * (width + 1)))
+    return np.clip(before + change, 0, 1).astype(np.float32)
+
+
+def _sine_transform(x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the discrete sine transform (type I) of ``x`` (h, w, c) over height and width."""
+    for axis, length in enumerate(x.shape[:2]):
+        order = np.arange(1, length + 1)
+        x = np.moveaxis(np.tensordot(np.sin(np.pi * np.outer(order, order) / (length + 1)), x, (1, axis)), 0, axis)
+    return x
 
 
 def _box(strokes: Mask, *, upright: bool) -> Array:

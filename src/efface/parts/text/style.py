@@ -19,7 +19,7 @@ WHITE: Colour = (1.0, 1.0, 1.0)
 class Style:
     """Look of one text. Lengths are in pixels, angles in degrees, colours and shares in [0, 1]."""
 
-    size: int = 24
+    size: float = 24.0
     """Pixels per em."""
     colour: Colour = WHITE
     gradient: Colour | None = None
@@ -70,7 +70,7 @@ def random_style(
         Least and greatest size in pixels per em, drawn log-uniformly.
     """
     chance = generator.random
-    size = round(float(np.exp(generator.uniform(np.log(sizes[0]), np.log(sizes[1])))))
+    size = float(np.exp(generator.uniform(*np.log(sizes))))
     back: Colour = tuple(float(c) for c in np.mean(background, axis=(0, 1)))  # type: ignore[assignment]
     outlined, shadowed = chance() < 0.35, chance() < 0.3
     plain = outlined or (shadowed and chance() < 0.5)  # an outline carries letters of any colour
@@ -91,7 +91,7 @@ def random_style(
         spacing=float(generator.uniform(0, 0.3) * size) if chance() < 0.12 else 0.0,
         leading=float(generator.uniform(1.0, 1.5)),
         centred=chance() < 0.7,
-        outline=int(generator.integers(1, 2 + size // 12)) if outlined else 0,
+        outline=int(generator.integers(1, 2 + int(size / 12))) if outlined else 0,
         outline_colour=_opposite(colour) if chance() < 0.7 else _colour(generator, back),
         shadow=(float(reach * np.cos(angle)), float(reach * np.sin(angle))) if shadowed else None,
         shadow_colour=BLACK if chance() < 0.7 else _colour(generator, back),

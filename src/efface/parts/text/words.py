@@ -1,5 +1,7 @@
 """Make up words, numbers and phrases as signs and captions have them, apart for training and testing."""
 
+# ruff: noqa: SIM905 (lists of syllables read better as text)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,9 @@ T = TypeVar("T")
 HELD_OUT = 0.2
 """Share of all words that the test split alone draws."""
 
-_ONSETS = "b c d f g h j k l m n p r s t v w y z bl br ch cl cr dr fl fr gr ph pl pr qu sh sl sp st str th tr wh".split()
+_ONSETS = (
+    "b c d f g h j k l m n p r s t v w y z bl br ch cl cr dr fl fr gr ph pl pr qu sh sl sp st str th tr wh".split()
+)
 _VOWELS = "a a a e e e e i i i o o o u ai au ea ee ie oo ou y".split()
 _CODAS = ["", "", "", "", *"b ck d g l ll m n n n nd ng nt p r r rd rt s s ss st t t th x".split()]
 _ENDINGS = "ing ed er s ly tion ment able ness y".split()
@@ -60,7 +64,7 @@ def phrase(generator: Generator, split: Split = "train", most: int = 4) -> str:
     return pick(generator, ['"{}"', "({})", "- {} -", "#{}", "'{}'", "* {}"]).format(line) if dress < 0.31 else line
 
 
-def lines(generator: Generator, split: Split = "train", most: int = 3) -> list[str]:
+def lines_of(generator: Generator, split: Split = "train", most: int = 3) -> list[str]:
     """Return 1 to ``most`` lines of text, usually one."""
     count = 1 + sum(generator.random() < 0.25 for _ in range(most - 1))
     return [phrase(generator, split) for _ in range(count)]
@@ -98,7 +102,8 @@ def _number(generator: Generator) -> str:
 
 
 def _price(generator: Generator) -> str:
-    return f"{pick(generator, ['$', '', ''])}{int(10 ** generator.uniform(0, 3))}{pick(generator, ['.99', '.50', ',-', ''])}"
+    sign, cents = pick(generator, ["$", "", ""]), pick(generator, [".99", ".50", ",-", ""])
+    return f"{sign}{int(10 ** generator.uniform(0, 3))}{cents}"
 
 
 def _percent(generator: Generator) -> str:
