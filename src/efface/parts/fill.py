@@ -11,7 +11,7 @@ def pull_push(x: Tensor, known: Tensor) -> Tensor:
     """Fill what is not known by a smooth interpolation of what is, through a pyramid of normalised averages.
 
     ``x`` is (b, c, h, w) of any range and any size; ``known`` is (b, 1, h, w) in [0, 1]. Where ``known`` is 1 the
-    result is exactly ``x``, where it is 0 ``x`` has no influence. With nothing known anywhere in a picture it becomes 0.5.
+    result is exactly ``x``, where it is 0 ``x`` has no influence. A picture of which nothing is known becomes 0.5.
     Differentiable in both; computed in float32 and returned in the type of ``x``.
 
     Gortler et al., The Lumigraph, SIGGRAPH 1996, section 3.4, with 2x2 averages down and bilinear interpolation up.
