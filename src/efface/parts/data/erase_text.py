@@ -32,7 +32,7 @@ Photo = NDArray[np.uint8]
 
 SIZES = (8.0, 64.0)
 """Least and greatest size of text, in pixels per em."""
-_TRIES = 40  # to find free places and texts that can be seen
+_TRIES = 50  # to draw one text that can be seen
 _WHOLE = 0.9  # share of texts that are moved until no edge cuts them
 _DECOY = 0.1  # share of masks that also mark a place at random
 
@@ -135,14 +135,14 @@ def _write(
     """Draw ``count`` texts on places of their own, or as many as are found room for; at least one."""
     picture, texts = clean, list[Drawn]()
     taken = np.zeros(clean.shape[:2], bool)
-    for _ in range(_TRIES):
+    for attempt in range(_TRIES):
+        if len(texts) == count or (texts and attempt >= 4 * count):
+            break
         drawn = _write_one(picture, taken, fonts, split, generator)
         if drawn is not None:
             picture = drawn.picture
             texts.append(drawn)
             taken |= _grow(_polygon(taken.shape, drawn.box), 3) > 0
-        if len(texts) == count:
-            break
     if not texts:
         raise DataError(
             "no text can be drawn", where=f"picture of {clean.shape[1]}x{clean.shape[0]}", fix="Use larger ones"

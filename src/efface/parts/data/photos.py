@@ -101,32 +101,44 @@ def _read(path: Path) -> Photo:
 
 
 def made_up(split: str, index: int, height: int = 320, width: int = 480) -> Photo:
-    """Make picture ``index`` of ``split``: occluding shapes of all sizes under uneven light, with grain.
+    """Make picture ``index`` of ``split``: textured shapes of all sizes before each other, uneven light, grain.
 
     Dead leaves with a power law of sizes have the edges and the 1/f spectrum of natural pictures (Lee, Mumford and
     Huang 2001); each leaf has its own shade and 1/f texture.
     """
     generator = numpy_generator(0, "made-up photograph", split, index)
-    picture = np.empty((height, width, 3), np.float32)
-    base, spread = generator.uniform(0.2, 0.8, 3), generator.uniform(0.05, 0.3)
-    picture[:] = base
     textures = [_one_over_f(generator, height, width) for _ in range(3)]
-    for radius in sorted((4 * generator.random(int(generator.integers(30, 150))) ** -0.7), reverse=True):
-        leaf = np.zeros((height, width), np.uint8)
-        centre = generator.uniform((0, 0), (width, height))
-        corners = int(generator.integers(3, 12))
-        angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
-        away = min(radius, width) * generator.uniform(0.5, 1.5, corners)
-        points = centre + away[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
-        cv2.fillPoly(leaf, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        colour = np.clip(base + generator.normal(0, spread, 3) + generator.normal(0, 0.15), 0, 1)
-        shade = colour + generator.uniform(0, 0.15) * textures[int(generator.integers(3))][..., None]
-        cover = leaf[..., None].astype(np.float32) / 255
-        picture += cover * (shade.astype(np.float32) - picture)
-    light = 1 + 0.2 * _one_over_f(generator, height, width, power=2)[..., None]
-    soft = cv2.GaussianBlur(picture * light, (0, 0), generator.uniform(0.4, 1.2))
+    tint = generator.normal(0, 0.08, 3)
+    picture = (generator.random() + tint + 0.05 * textures[0][..., None]).astype(np.float32)
+    radii = 10 * generator.random(int(generator.integers(60, 300))) ** -0.6
+    for radius in np.sort(radii)[::-1]:
+        colour = generator.beta(1.3, 1.3) + tint + generator.normal(0, 0.05, 3)
+        texture = textures[int(generator.integers(3))] * generator.uniform(0, 0.12)
+        corners = _leaf(generator, min(radius, width)) + generator.uniform((0, 0), (width, height))
+        x0, y0 = np.clip(corners.min(0) - 1, 0, (width, height)).astype(int)
+        x1, y1 = np.clip(corners.max(0) + 2, 0, (width, height)).astype(int)
+        cover = np.zeros((y1 - y0, x1 - x0), np.uint8)
+        cv2.fillPoly(cover, [np.round((corners - (x0, y0)) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        here = picture[y0:y1, x0:x1]
+        shade = (colour + texture[y0:y1, x0:x1, None]).astype(np.float32)
+        here += (cover[..., None] / np.float32(255)) * (shade - here)
+    light = (1 + 0.15 * _one_over_f(generator, height, width, power=2)).astype(np.float32)
+    soft = cv2.GaussianBlur(picture * light[..., None], (0, 0), generator.uniform(0.4, 1.0))
     grainy = soft + generator.normal(0, generator.uniform(0.002, 0.02), picture.shape)
     return np.round(np.clip(grainy, 0, 1) * 255).astype(np.uint8)
+
+
+def _leaf(generator: Generator, radius: float) -> NDArray[np.float64]:
+    """Return the outline (n, 2) of a shape around 0: half of them polygons, half of them round."""
+    if generator.random() < 0.5:
+        angles = np.sort(generator.uniform(0, 2 * np.pi, int(generator.integers(3, 9))))
+        away = radius * generator.uniform(0.6, 1.4, angles.size)
+    else:
+        angles, lobes = np.linspace(0, 2 * np.pi, 48, endpoint=False), int(generator.integers(2, 6))
+        away = radius * (1 + generator.uniform(0, 0.4) * np.cos(lobes * angles + generator.uniform(0, 2 * np.pi)))
+    outline = away[:, None] * np.stack([np.cos(angles), np.sin(angles) * generator.uniform(0.3, 1)], axis=1)
+    turn = generator.uniform(0, np.pi)
+    return outline @ np.asarray([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
 
 
 def _one_over_f(generator: Generator, height: int, width: int, power: float = 1.2) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 def pick(generator: Generator, items: Sequence[T]) -> T:
     """Return one of ``items``, each as likely."""
-    return items[int(generator.integers(len(items)))]
+    return items[int(generator.random() * len(items))]
 
 
 def word(generator: Generator, split: Split = "train") -> str:
