@@ -76,7 +76,8 @@ class StrokeFill(Network):
 
     def build(self) -> StrokeFillNet:
         """Build both networks; before training the first finds nothing and the second changes nothing."""
-        return StrokeFillNet(self.find_widths, self.fill_widths, (self.find_blocks, self.fill_blocks))
+        net = StrokeFillNet(self.find_widths, self.fill_widths, (self.find_blocks, self.fill_blocks))
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(self, net: StrokeFillNet, batch: dict[str, Any], step: Step) -> dict[str, Tensor]:  # type: ignore[override]
         """Learn strokes by cross-entropy and the picture in the mask by its L1 and logarithmic squared error.

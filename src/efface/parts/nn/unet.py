@@ -10,10 +10,14 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Add two 3x3 convolutions to the input; the second starts at zero, so that a new block is the identity."""
+    """Add two 3x3 convolutions to the input; the second starts at zero, so that a new block is the identity.
+
+    Channels are normalised at each pixel by itself, which keeps the answer at a pixel independent of far ones.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
@@ -21,14 +25,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c, h, w) to (b, c, h, w)."""
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        y = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # a view, and no copy, in channels_last
+        return x + self.second(F.relu(self.first(y)))
 
 
 class UNet(nn.Module):
     """Map (b, inputs, h, w) to (b, outputs, h, w); h and w are multiples of ``grid * 2 ** (len(widths) - 1)``.
 
-    ``grid`` pixels square become channels at the door and pixels again at the exit. There is no normalisation, so the
-    answer at a pixel depends on its surroundings alone. The last layer starts at zero.
+    ``grid`` pixels square become channels at the door and pixels again at the exit. The last layer starts at zero.
     """
 
     def __init__(self, inputs: int, outputs: int, widths: Sequence[int], blocks: int, grid: int = 2) -> None:
