@@ -41,7 +41,7 @@ def test_finds_and_reads_words_of_several_sizes(height):
 
 
 def test_finds_small_and_big_text_in_a_large_picture():
-    pixels = drawn((3000, 2000), ("small print", 24, (2500, 1900)), ("BIG", 400, (60, 100)))
+    pixels = drawn((3000, 2000), ("small print", 32, (2500, 1900)), ("BIG", 400, (60, 100)))
     boxes = find_text(pixels)
     assert [box.words for box in boxes] == ["BIG", "small print"]
     assert covered(boxes, pixels) > 0.97
