@@ -126,6 +126,8 @@ class Network(Method):
 
     trains_on: ClassVar[str] = "erase-text"
     """Name of the data source in :mod:`efface.parts.data` that makes its batches."""
+    small: ClassVar[dict[str, Any]] = {}
+    """Hyper-parameters of a network that trains a step in well under a second, for tests."""
 
     def build(self) -> nn.Module:
         """Build the untrained network. Initialisation draws from torch's current generator."""
