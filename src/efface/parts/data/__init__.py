@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.errors import UnknownNameError, UsageError
+from efface.errors import DataError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
+    from efface.parts.data.boxed import BoxedPictures, HiddenStyle
     from efface.parts.data.erase_text import EraseText
 
 
-def source(name: str, **options: Any) -> EraseText:
+def source(name: str, **options: Any) -> EraseText | BoxedPictures | HiddenStyle:
     """Build the data source called ``name`` from the options of a recipe; a wrong one is a :class:`UsageError`."""
     if name not in SOURCES:
         raise UnknownNameError("data source", name, SOURCES)
@@ -36,22 +37,21 @@ def erase_text(
     """Return made-up texts on the photographs of ``folder``, or on made-up ones where it is None.
 
     ``split`` is ``train`` (with BSDS500's own ``val`` in it) or ``test``: photographs, font families and words of the
-    two have nothing in common. ``fonts`` are a folder or font files; None takes the system's.
+    two have nothing in common. ``fonts`` are a folder or font files; None takes the system's, and the built-in face
+    where there is none. Raises :class:`DataError` where photographs or given fonts cannot be found.
     """
     from efface.parts.data.erase_text import EraseText
     from efface.parts.data.photos import photographs
-    from efface.parts.text.fonts import find_fonts, split_fonts
+    from efface.parts.text.fonts import split_fonts
 
     if split not in ("train", "test"):
         raise UsageError(f"no split is called {split!r}", fix="Use 'train' or 'test'")
-    if isinstance(fonts, list):
-        faces = [Path(f) for f in fonts]
-    else:
-        faces = find_fonts(None if fonts is None else [Path(fonts)])
-    train, test = split_fonts(faces)
+    faces = split_fonts(_faces(fonts))[split == "test"]
+    if fonts and not faces:
+        raise DataError(f"no font family falls to the split {split}", where=fonts, fix="Give more families")
     return EraseText(
         photos=photographs(None if folder is None else Path(folder), "train+val" if split == "train" else "test"),
-        fonts=tuple(train if split == "train" else test),
+        fonts=tuple(faces),
         size=size,
         words=(words[0], words[1]),
         subset=subset,
@@ -59,4 +59,45 @@ def erase_text(
     )
 
 
-SOURCES: dict[str, Callable[..., EraseText]] = {"erase-text": erase_text}
+def boxed_text(
+    folder: str | Path | None = None,
+    boxes: str | Path | None = None,
+    size: int = 256,
+    fonts: str | Path | list[str | Path] | None = None,
+) -> BoxedPictures | HiddenStyle:
+    """Return crops of the pictures with text in ``folder``, of which only the ``boxes`` of the text are known.
+
+    ``boxes`` is a JSON file; None asks the text detector. Without a folder, text with an outline and a shadow is
+    written on made-up pictures, with ``fonts``: a folder or font files; None takes the system's.
+    """
+    from efface.parts.data.boxed import BoxedPictures, HiddenStyle
+    from efface.parts.data.photos import photographs
+
+    if folder is not None:
+        return BoxedPictures(folder=Path(folder), boxes=None if boxes is None else Path(boxes), size=size)
+    return HiddenStyle(
+        photos=photographs(None, "train"),
+        size=size,
+        options={"stroke": 1, "stroke_width": 0, "shadow": 1, "direction": 3},
+        scale=size / 512,
+        fonts=tuple(_faces(fonts)),
+    )
+
+
+def _faces(fonts: str | Path | list[str | Path] | None) -> list[Path]:
+    from efface.parts.text.fonts import find_fonts
+
+    if isinstance(fonts, list):
+        return [Path(f) for f in fonts]
+    found = find_fonts(None if fonts is None else [Path(fonts)])
+    if fonts is not None and not found:
+        raise DataError(
+            "holds no font that can write Latin text", where=fonts, fix="Name a folder of .ttf or .otf files"
+        )
+    return found
+
+
+SOURCES: dict[str, Callable[..., EraseText | BoxedPictures | HiddenStyle]] = {
+    "erase-text": erase_text,
+    "boxed-text": boxed_text,
+}

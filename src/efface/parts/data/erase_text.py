@@ -63,7 +63,7 @@ class EraseText:
         ``target`` is the picture outside ``mask`` and the photograph without text inside; ``alpha`` is the coverage by
         text inside the mask.
         """
-        clean = _crop(self.photos[int(generator.integers(len(self.photos)))], self.size, generator)
+        clean = _crop(pick(generator, self.photos), self.size, generator)
         count = int(generator.integers(self.words[0], self.words[1] + 1))
         picture, drawn = _write(clean, count, self._families, self.split, generator)
         chosen = drawn

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFont
 
+from efface.errors import DataError
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?-'()&/%+"
 """What a face must draw, each with visible ink of its own, to count as a text font."""
 
@@ -30,8 +32,8 @@ _MISSING = "\U0010fffe"  # a code point that no font may hold: drawn as the face
 def find_fonts(folders: Iterable[Path] | None = None) -> list[Path]:
     """Return the files under ``folders`` (default: the system's) that hold Latin text faces, sorted.
 
-    Symbols, emoji and dingbats are left out, and of faces that draw Latin alike only the first is kept. The list is empty
-    where there is none; :func:`load_font` then draws with the built-in face. Looked up once per process.
+    Symbols, emoji and dingbats are left out, and of faces that draw Latin alike only the first is kept. The list is
+    empty where there is none; :func:`load_font` then draws with the built-in face. Looked up once per process.
     """
     return list(_find(tuple(map(Path, _system_folders() if folders is None else folders))))
 
@@ -92,7 +94,7 @@ def _shapes(font: ImageFont.FreeTypeFont) -> NDArray[np.float32]:
 @lru_cache(maxsize=4096)
 def family(path: Path) -> str:
     """Return the family of a font file without its width, weight and optical size: ``Noto Sans``, ``Inter``."""
-    name = ImageFont.truetype(path, 16).getname()[0] or path.stem
+    name = load_font(path, 16).getname()[0] or path.stem
     return " ".join(_VARIANT.sub(" ", name).split()) or name
 
 
@@ -120,9 +122,12 @@ def hash_unit(text: str) -> float:
 
 @lru_cache(maxsize=256)
 def load_font(path: Path | None, size: float) -> ImageFont.FreeTypeFont:
-    """Return the face at ``size`` pixels per em; ``None`` is the built-in face."""
+    """Return the face at ``size`` pixels per em; ``None`` is the built-in face. Raises :class:`DataError`."""
     if path is not None:
-        return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+        try:
+            return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+        except OSError as error:
+            raise DataError(f"cannot be read as a font: {error}", where=path, fix="Name a .ttf or .otf file") from error
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow is built without FreeType"
     return font

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,7 @@ class Drawn:
     ink: Array
     """(h, w, 3): its colour, 0 where nothing is drawn."""
     box: Array
-    """(4, 2): corners (x, y), clockwise, of the smallest rectangle around the visible text; upright if the text is."""
+    """(4, 2): corners (x, y) in turn of the least rectangle around the changed pixels; upright if the text is."""
     strokes: Mask
     """(h, w): pixels changed by more than :data:`VISIBLE`."""
 
@@ -92,7 +93,8 @@ def make_layer(lines: Sequence[str], style: Style, *, font: Path | None) -> Laye
     if style.outline:
         painted.append((style.outline_colour, body))
     painted.append((style.colour, fill))
-    ink, alpha = _flatten(painted, style.gradient)
+    down = np.clip((np.arange(len(fill)) - margin) / max(len(fill) - 2 * margin - 1, 1), 0, 1)
+    ink, alpha = _flatten(painted, style.gradient, down.astype(np.float32)[:, None])
     return Layer(ink, alpha * np.float32(style.opacity), style)
 
 
@@ -100,7 +102,7 @@ def paste(layer: Layer, picture: NDArray[np.uint8] | Array, at: tuple[float, flo
     """Put ``layer`` on ``picture`` with its centre on ``at`` (x, y); None where nothing can be seen."""
     original = as_float(picture)
     height, width = original.shape[:2]
-    left, top = round(at[0] - layer.size[0] / 2), round(at[1] - layer.size[1] / 2)
+    left, top = floor(at[0] - layer.size[0] / 2), floor(at[1] - layer.size[1] / 2)
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + layer.size[0], width), min(top + layer.size[1], height)
     if x0 >= x1 or y0 >= y1:
@@ -113,11 +115,16 @@ def paste(layer: Layer, picture: NDArray[np.uint8] | Array, at: tuple[float, flo
     strokes = cv2.inRange(cv2.absdiff(after, before), (0, 0, 0), (VISIBLE, VISIBLE, VISIBLE)) == 0
     if np.count_nonzero(strokes) < _LEAST:
         return None
-    box = _box(strokes, upright=not (layer.style.rotation or layer.style.perspective)) + np.asarray(
-        (x0, y0), np.float32
-    )
+    upright = not (layer.style.rotation or layer.style.perspective)
+    box = _box(strokes, upright=upright) + np.asarray((x0, y0), np.float32)
 
-    out = Drawn(original.copy(), *_blank(height, width), box, np.zeros((height, width), bool))
+    out = Drawn(
+        picture=original.copy(),
+        alpha=np.zeros((height, width), np.float32),
+        ink=np.zeros((height, width, 3), np.float32),
+        box=box,
+        strokes=np.zeros((height, width), bool),
+    )
     out.picture[here], out.alpha[here], out.strokes[here] = after, alpha, strokes
     out.ink[here] = ink * (alpha > 0)[..., None]
     return out
@@ -125,13 +132,8 @@ def paste(layer: Layer, picture: NDArray[np.uint8] | Array, at: tuple[float, flo
 
 def as_float(picture: NDArray[np.uint8] | Array) -> Array:
     """Return the picture as float32 in [0, 1]."""
-    return (
-        picture.astype(np.float32) / np.float32(255) if picture.dtype == np.uint8 else np.asarray(picture, np.float32)
-    )
-
-
-def _blank(height: int, width: int) -> tuple[Array, Array]:
-    return np.zeros((height, width), np.float32), np.zeros((height, width, 3), np.float32)
+    levels = np.asarray(picture, np.float32)
+    return levels / np.float32(255) if picture.dtype == np.uint8 else levels
 
 
 def _letters(lines: Sequence[str], style: Style, font: Path | None) -> NDArray[np.uint8] | None:
@@ -185,17 +187,16 @@ def _blur(coverage: NDArray[np.uint8] | Array, sigma: float) -> Array:
     return np.asarray(cv2.GaussianBlur(soft, (0, 0), sigma) if sigma > 0 else soft, np.float32)
 
 
-def _flatten(painted: Sequence[tuple[Colour, Array]], gradient: Colour | None) -> tuple[Array, Array]:
+def _flatten(painted: Sequence[tuple[Colour, Array]], gradient: Colour | None, down: Array) -> tuple[Array, Array]:
     """Lay colours over each other by their coverage ("over", Porter and Duff 1984); return colour and coverage.
 
-    The topmost runs down into ``gradient``. Its share is worked out first and what it leaves is for those below it, so
-    that all but the last step has one channel, not three.
+    The topmost turns into ``gradient`` as ``down`` (h, 1) goes from 0 to 1. Its share is worked out first and what it
+    leaves is for those below it, so that all but the last step has one channel, not three.
     """
     colour, cover = painted[-1]
     shares, colours = [cover], [colour]
     if gradient is not None:
-        run = np.linspace(0, 1, cover.shape[0], dtype=np.float32)[:, None]
-        shares, colours = [cover * (1 - run), cover * run], [colour, gradient]
+        shares, colours = [cover * (1 - down), cover * down], [colour, gradient]
     left = 1 - cover
     for colour, cover in painted[-2::-1]:
         shares.append(left * cover)
@@ -245,6 +246,8 @@ def _sine_transform(x: NDArray[np.floating]) -> NDArray[np.floating]:
 def _box(strokes: Mask, *, upright: bool) -> Array:
     points = cv2.findNonZero(strokes.astype(np.uint8))
     if upright:
-        x, y, width, height = cv2.boundingRect(points)
-        return np.asarray([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], np.float32)
-    return cv2.boxPoints(cv2.minAreaRect(cv2.convexHull(points))).astype(np.float32)
+        left, top, across, down = cv2.boundingRect(points)
+        right, foot = left + across, top + down
+        return np.asarray([[left, top], [right, top], [right, foot], [left, foot]], np.float32)
+    (x, y), (width, height), angle = cv2.minAreaRect(cv2.convexHull(points))  # around the centres of pixels
+    return np.asarray(cv2.boxPoints(((x + 0.5, y + 0.5), (width + 1, height + 1), angle)), np.float32)
