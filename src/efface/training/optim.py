@@ -1,0 +1,64 @@
+"""Move weights: optimisers, the course of their learning rate, and the running average of what they reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from efface.training.recipe import Train
+
+
+def lr_factor(schedule: str, step: int, steps: int, warmup: float = 0.0) -> float:
+    """Return what the highest learning rate is multiplied by at ``step`` of ``steps``, counted from 0.
+
+    ``warmup`` is the share of the steps over which the rate rises: in a line for ``constant`` and ``cosine``, along a
+    half cosine from 1/25 for ``onecycle`` (Smith and Topin, arXiv:1708.07120). ``cosine`` then falls to 0 after the
+    last step, ``onecycle`` to 1/250000 at the last step.
+    """
+    rise = round(warmup * steps)
+    if schedule == "onecycle":
+        if step < rise:
+            return _half_cosine(1 / 25, 1.0, step / rise)
+        return _half_cosine(1.0, 1 / 250_000, (step - rise) / max(1, steps - 1 - rise))
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 1.0 if schedule == "constant" else _half_cosine(1.0, 0.0, (step - rise) / max(1, steps - rise))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def optimizer(parameters: Sequence[nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """Return the optimiser that ``train`` asks for. Weight decay leaves biases and scales (fewer than 2 axes) alone."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.betas[0])
+    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), fused=True)
+
+
+class Ema:
+    """Running average of a network's state; what is not a floating number is copied as it is.
+
+    Early on the decay is held at (1 + t) / (10 + t) after t updates, so that the untrained weights are soon forgotten.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in state.items()}
+
+    @torch.no_grad()
+    def update(self, state: Mapping[str, Tensor], t: int) -> None:
+        """Move the average towards ``state``, ``t`` updates having been made before."""
+        weight = 1 - min(self.decay, (1 + t) / (10 + t))
+        floating = [name for name, value in self.state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[name] for name in floating], [state[name] for name in floating], weight)
+        for name in self.state.keys() - set(floating):
+            self.state[name].copy_(state[name])

@@ -1,0 +1,114 @@
+"""Train a method from a recipe into a folder that can be resumed, and give back that folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from efface.core.catalogue import get
+from efface.core.method import Network
+from efface.core.run import Run
+from efface.errors import UsageError
+from efface.training.order import Source
+from efface.training.recipe import Recipe, load_recipe
+
+
+def fit(
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    resume: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+    set: Sequence[str] = (),
+    progress: Callable[[str], None] | None = print,
+) -> Run:
+    """Train what ``recipe`` says into the folder ``out`` (by default ``runs/<name of the recipe>``).
+
+    ``data`` is the folder that the recipe's source reads; ``steps``, ``seed`` and ``set`` (items such as
+    ``"train.lr=3e-4"``) change the recipe. ``dry_run`` says how large the network is and how long training would take,
+    and writes nothing. ``progress`` is told what happens, a line at a time; None keeps quiet.
+    """
+    say = progress or (lambda line: None)
+    run = Run(Path(out) if out is not None else Path("runs") / _stem(recipe))
+    recipe = resolve(recipe, data=data, steps=steps, seed=seed, changes=set)
+    kind = get(recipe.method)
+    if not issubclass(kind, Network):
+        raise UsageError("is not a network that can be trained", where=recipe.method)
+    method = kind.from_params(recipe.params)
+    assert isinstance(method, Network)
+    recipe = dataclasses.replace(recipe, params=method.params(), data={"source": method.trains_on} | recipe.data)
+    source = _source(recipe)
+    if dry_run:
+        for line in _forecast(method, source, recipe, device):
+            say(line)
+        return run
+
+    from efface.training.loop import train
+
+    if resume:
+        run = Run.open(run.path)
+        if changed := Recipe.from_dict(run.recipe, where=run.path).differences(recipe):
+            fix = 'Go on with the recipe as it was, or begin a new run with [train] init = ".../weights"'
+            raise UsageError(f"the recipe is not the run's: {', '.join(changed)} changed", where=run.path, fix=fix)
+        if run.finished:
+            say(f"{run.path} is finished already: {run.weights}")
+            return run
+    else:
+        run = Run.create(run.path, recipe.as_dict())
+    if train(method, source, recipe, run, device=device, resume=resume, progress=progress is not None):
+        say(f"Weights: {run.weights}")
+    else:
+        say(f"Stopped with the state saved in {run.path}. Give the same command with --resume to go on")
+    return run
+
+
+def resolve(
+    recipe: str | Path | Recipe,
+    *,
+    data: str | Path | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    changes: Sequence[str] = (),
+) -> Recipe:
+    """Return ``recipe``, read from its file if it is a path, with what the command line says in place."""
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, changes)
+    elif changes:
+        raise UsageError("`set` changes recipes in files", fix="Change the Recipe with dataclasses.replace")
+    train = recipe.train
+    train = train if steps is None else dataclasses.replace(train, steps=steps)
+    train = train if seed is None else dataclasses.replace(train, seed=seed)
+    options = recipe.data if data is None else recipe.data | {"folder": str(data)}
+    return dataclasses.replace(recipe, data=options, train=train)
+
+
+def _stem(recipe: str | Path | Recipe) -> str:
+    return recipe.method if isinstance(recipe, Recipe) else Path(recipe).stem
+
+
+def _source(recipe: Recipe) -> Source:
+    from efface.parts.data import source
+
+    options = {k: v for k, v in recipe.data.items() if k != "source"}
+    return source(recipe.data["source"], **options)
+
+
+def _forecast(method: Network, source: Source, recipe: Recipe, device: str) -> list[str]:
+    from efface.training.loop import seconds_per_step
+
+    train = recipe.train
+    parameters = sum(p.numel() for p in method.build().parameters())
+    seconds = seconds_per_step(method, source, recipe, device=device)
+    options = ", ".join(f"{k}={v}" for k, v in recipe.data.items() if k != "source")
+    return [
+        f"Network: {method.name}, {parameters:,} parameters",
+        f"Data:    {recipe.data['source']}" + (f" ({options})" if options else ""),
+        f"Steps:   {train.steps:,}, each of {train.accumulate} x {train.batch} samples",
+        f"Time:    {seconds:.3g} s a step, {datetime.timedelta(seconds=round(seconds * train.steps))} in all",
+    ]
