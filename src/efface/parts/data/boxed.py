@@ -46,9 +46,9 @@ GROW = (4, 8)
 class BoxedPictures:
     """Source of crops of the pictures in ``folder``, at their own scale.
 
-    ``boxes`` is a JSON file ``{"name.jpg": [[x0, y0, x1, y1], ...], ...}`` in pixels, names relative to ``folder``; None
-    asks the text detector. Raises :class:`DataError` where folder, file or an entry is not as described, where a picture
-    is smaller than ``size``, and where its text leaves no room for more.
+    ``boxes`` is a JSON file ``{"name.jpg": [[x0, y0, x1, y1], ...], ...}`` in pixels, names relative to ``folder``;
+    None asks the text detector. Raises :class:`DataError` where folder, file or an entry is not as described, where a
+    picture is smaller than ``size``, and where its text leaves no room for more.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class BoxedPictures:
         object.__setattr__(self, "_given", given)
 
     def sample(self, generator: Generator) -> dict[str, Array | Boxes]:
-        """Return ``picture`` (3, s, s), ``mask`` (1, s, s) of the text, and ``boxes`` (:data:`MOST`, 4), filled up by -1."""
+        """Return ``picture`` (3, s, s), ``mask`` (1, s, s) of its text, ``boxes`` (:data:`MOST`, 4) filled up by -1."""
         picture, boxes = self._read(words.pick(generator, self._names))
         best = max((_window(picture, boxes, self.size, generator) for _ in range(TRIES)), key=_room)
         return _sample(*best)
@@ -123,7 +123,7 @@ class HiddenStyle:
         """Return a sample as :class:`BoxedPictures` does, with the truth (3, s, s) as ``target`` besides."""
         space = StyleSpace(names=tuple(self.options), scale=self.scale)
         action = np.asarray([self.options[d.name] for d in space.decisions])
-        while True:
+        for _ in range(50):
             photo = self.photos[int(generator.integers(len(self.photos)))]
             clean = as_float(_window(photo, np.empty((0, 4), np.int64), self.size, generator)[0])
             background = clean.mean((0, 1))
@@ -142,6 +142,9 @@ class HiddenStyle:
             if drawn is not None:
                 box = np.concatenate([np.floor(drawn.box.min(0)), np.ceil(drawn.box.max(0))]).astype(np.int64)
                 return _sample(drawn.picture, box[None]) | {"target": clean.transpose(2, 0, 1).copy()}
+        raise DataError(
+            "no word fits", where=f"crops of {self.size} pixels", fix="Take smaller letters or larger crops"
+        )
 
     def batch(self, seed: int, step: int, count: int) -> dict[str, Tensor]:
         """Return ``count`` samples stacked: a pure function of ``seed`` and ``step``."""

@@ -27,17 +27,23 @@ class Choice(NamedTuple):
 class Controller(nn.Module):
     """LSTM that makes decisions one after the other, each knowing the ones before.
 
-    ``sizes`` holds the number of options of each decision. Without features, the policy is one for all inputs; with
-    features (n, ``feature``) it depends on them. 94,676 parameters for the 18 decisions of STE.
+    ``sizes`` holds the number of options of each decision. The policy depends on features (n, ``feature``) where they
+    are given, else it is one for all; ``feature`` None builds it without. 94,676 parameters for STE's 18 decisions.
     """
 
     def __init__(
-        self, sizes: Sequence[int], *, embedding: int = 32, hidden: int = 100, feature: int = 1000, layers: int = 1
+        self,
+        sizes: Sequence[int],
+        *,
+        embedding: int = 32,
+        hidden: int = 100,
+        feature: int | None = 1000,
+        layers: int = 1,
     ) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
         self.offsets = tuple(accumulate(self.sizes, initial=0))
-        self.project = nn.Linear(feature, embedding)
+        self.project = None if feature is None else nn.Linear(feature, embedding)
         self.embed = nn.Embedding(self.offsets[-1], embedding)
         self.lstm = nn.LSTM(embedding, hidden, layers)
         self.heads = nn.ModuleList(nn.Linear(hidden, n) for n in self.sizes)
@@ -46,8 +52,8 @@ class Controller(nn.Module):
 
     def forward(self, n: int, *, generator: torch.Generator, features: Tensor | None = None) -> Choice:
         """Choose for ``n`` policies; ``generator`` is on the CPU."""
-        x = self.project.weight.new_zeros(n, self.embed.embedding_dim)
-        if features is not None:
+        x = self.embed.weight.new_zeros(n, self.embed.embedding_dim)
+        if self.project is not None and features is not None:
             x = torch.tanh(self.project(features))
         state, actions, log_probs, entropies = None, [], [], []
         for offset, head in zip(self.offsets, self.heads, strict=False):

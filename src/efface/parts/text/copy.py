@@ -12,30 +12,32 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-LARGEST = 0.3
-"""Share of the box from which on a region is its background, not a letter."""
+LARGEST = 0.5
+"""Share of the box from which on a region is no letter."""
+RIM = 2
+"""Pixels around a box that are looked at too: a region that reaches their edge is background."""
 
 
 def letters(picture: Array, box: NDArray[np.int64]) -> Mask:
     """Return the pixels (h, w) of the letters in ``box`` (x0, y0, x1, y1) of ``picture`` (h, w, 3); maybe none.
 
-    Letters are stable regions that are no wider than two heights of a line; a region inside another's box is a hole.
+    Letters are stable regions no longer than two heights of the line; one inside another's rectangle is its hole.
     """
     x0, y0, x1, y1 = box
-    grey = cv2.cvtColor(np.round(picture[y0:y1, x0:x1] * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(np.round(picture * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    grey = cv2.copyMakeBorder(grey, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)[y0 : y1 + 2 * RIM, x0 : x1 + 2 * RIM]
     found = np.zeros(grey.shape, bool)
-    if min(grey.shape) < 3:
-        return found
     regions, boxes = cv2.MSER_create(7, 5, 14400, 0.5).detectRegions(grey)  # type: ignore[attr-defined]
     kept: list[NDArray[np.int32]] = []
     for i in sorted(range(len(regions)), key=lambda i: -int(boxes[i][2]) * int(boxes[i][3])):
         x, y, w, h = boxes[i]
         long = w if grey.shape[1] >= grey.shape[0] else h
-        inside = any((x > a - 2 and y > b - 2 and x + w < a + c + 2 and y + h < b + d + 2) for a, b, c, d in kept)
-        if not inside and w * h <= LARGEST * grey.size and long <= 2 * min(grey.shape):
+        whole = x > 0 and y > 0 and x + w < grey.shape[1] and y + h < grey.shape[0]
+        hole = any(x > a - 2 and y > b - 2 and x + w < a + c + 2 and y + h < b + d + 2 for a, b, c, d in kept)
+        if whole and not hole and w * h <= LARGEST * grey.size and long <= 2 * min(grey.shape):
             kept.append(boxes[i])
             found[regions[i][:, 1], regions[i][:, 0]] = True
-    return found
+    return found[RIM:-RIM, RIM:-RIM]
 
 
 def copy_text(picture: Array, box: NDArray[np.int64], shape: Mask, at: tuple[int, int]) -> Array:
