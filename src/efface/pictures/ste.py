@@ -4,7 +4,7 @@ STE (Jiang et al. 2022) writes new text on the text-free places of pictures that
 itself is the truth. A policy, an LSTM over 18 decisions, chooses the style. It learns by REINFORCE, rewarded for text
 that is twice as hard to erase as the average, and for text that a detector of real text, reading the eraser's features,
 finds. The eraser is a coarse-to-fine network that also marks the text. It trains with L1 at three scales, features,
-Gram matrices, a discriminator of two towers, Dice on the mark, and the triplet erasure loss, with the truth as positive.
+Gram matrices, a discriminator of two towers, Dice on the mark, and the triplet erasure loss, its positive the truth.
 
 The mask is not read by the network: ``run`` composites in it, or in the network's own mark where there is none.
 
