@@ -21,6 +21,7 @@ PRINT = [
 
 
 def write(picture: np.ndarray, texts: list[tuple[str, Style, tuple[float, float]]], name: str) -> None:
+    """Save ``picture`` with each of ``texts`` (line, style, centre) on it."""
     for line, style, at in texts:
         drawn = draw(picture, [line], style, font=None, at=at)
         assert drawn is not None, line
@@ -30,6 +31,7 @@ def write(picture: np.ndarray, texts: list[tuple[str, Style, tuple[float, float]
 
 
 def main() -> None:
+    """Draw all of them."""
     coffee = Style(size=58, colour=WHITE, outline=2, outline_colour=BLACK)
     price = Style(size=40, colour=YELLOW, rotation=8, shadow=(3, 3), shadow_blur=2)
     write(data.coffee(), [("COFFEE BREAK", coffee, (300, 60)), ("only 2.50", price, (470, 340))], "coffee.jpg")
