@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from efface.core.contract import check_method
     from efface.errors import EffaceError
+    from efface.verbs.batch import clean_files
     from efface.verbs.check import check
-    from efface.verbs.clean import Cleaned, clean, clean_files
+    from efface.verbs.clean import Cleaned, Rules, clean
     from efface.verbs.convert import convert
     from efface.verbs.find import describe, find, get
     from efface.verbs.fit import fit
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cleaned",
     "EffaceError",
+    "Rules",
     "__version__",
     "check",
     "check_method",
@@ -37,10 +39,11 @@ __all__ = [
 HOMES = {
     "Cleaned": "efface.verbs.clean",
     "EffaceError": "efface.errors",
+    "Rules": "efface.verbs.clean",
     "check": "efface.verbs.check",
     "check_method": "efface.core.contract",
     "clean": "efface.verbs.clean",
-    "clean_files": "efface.verbs.clean",
+    "clean_files": "efface.verbs.batch",
     "convert": "efface.verbs.convert",
     "describe": "efface.verbs.find",
     "find": "efface.verbs.find",

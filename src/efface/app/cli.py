@@ -1,0 +1,98 @@
+"""Run the command line: read the words, call the verb, turn errors into a line and an exit code.
+
+Exit codes: 0 done, 1 something failed, 2 the command is wrong, 3 the input was refused, 130 stopped by the user.
+Commands are named by import strings, so that ``efface --help`` imports none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from efface.app.options import STOPPED
+from efface.errors import EffaceError, UsageError
+
+COMMANDS = {
+    "clean": (
+        "Take text out of pictures.\n\nText is found by itself unless --mask or --box says where it is. The inputs "
+        "stay as they are: results are called NAME_clean, and every pixel outside the mask stays exactly as it was.",
+        "efface clean holiday/ -o cleaned/ --keep 0,0,200,80 --report",
+    ),
+    "list": ("List the methods.", 'efface list --task "text from pictures"'),
+    "show": (
+        "Show what a method does.\n\nIts card, hyper-parameters, weights, and the evidence stored for it.",
+        "efface show deeperaser",
+    ),
+    "fit": (
+        "Train a method by a recipe.\n\nWeights, log, samples and state go into one folder.",
+        "efface fit recipes/strokefill.toml --data photos/ -o runs/strokefill",
+    ),
+    "check": (
+        "Measure what a paper claims.\n\n"
+        "Each effect is measured beside a baseline. The exit code is 1 if one did not show.",
+        "efface check deeperaser --seeds 0,1,2",
+    ),
+    "score": (
+        "Compare cleaned pictures with the truth.\n\nPSNR, SSIM and the other figures of the field, for the whole "
+        "picture and inside and outside the mask.",
+        "efface score cleaned/ --truth truth/ --mask masks/ -o scores.csv",
+    ),
+    "convert": (
+        "Turn an official checkpoint into a weights folder.\n\nNo other command reads a stranger's .pth or .pt file, "
+        "and whatever in it is not a plain tensor is refused.",
+        "efface convert deeperaser.pth --method deeperaser -o weights/deeperaser",
+    ),
+}
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("efface")
+
+
+app = App(
+    name="efface",
+    help="Take out what should not be there: text out of pictures.",
+    help_format="plaintext",
+    help_epilogue="Begin with: efface clean photo.jpg\nOptions and an example of each command: efface COMMAND --help",
+    version=_version,
+    default_parameter=Parameter(negative=(), show_default=lambda value: str(value) if value else None),
+    suppress_keyboard_interrupt=False,
+)
+for _place, (_name, (_help, _example)) in enumerate(COMMANDS.items()):
+    _home = f"efface.app.commands.{_name}:{_name}_"
+    app.command(_home, name=_name, help=_help, help_epilogue=f"Example: {_example}", sort_key=_place)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``efface`` with ``argv`` (by default the process's own) and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors are printed, as JSON on stdout where ``--json`` is given."""
+    try:
+        return app(list(argv), exit_on_error=False, print_error=False, result_action="return_value") or 0
+    except CycloptsError as error:
+        command = " ".join(["efface", *(error.command_chain or ())])
+        return _report(UsageError(str(error).strip().rstrip("."), fix=f"See: {command} --help"), argv)
+    except EffaceError as error:
+        return _report(error, argv)
+    except OSError as error:
+        return _report(EffaceError(error.strerror or str(error), where=error.filename), argv)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+def _report(error: EffaceError, argv: Sequence[str]) -> int:
+    if "--json" in argv:
+        values = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+        print(json.dumps({"error": values}))
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return error.exit_code

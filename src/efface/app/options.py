@@ -1,0 +1,40 @@
+"""Name the options that several commands share, and the groups that their help is arranged in."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from efface.errors import UsageError
+
+STOPPED = 130
+"""Exit code of a command that its user stopped."""
+
+WHAT = Group.create_ordered("What to take away")
+HOW = Group.create_ordered("How")
+WORK = Group.create_ordered("The work")
+OUTPUT = Group.create_ordered("Output")
+
+Json = Annotated[bool, Parameter(group=OUTPUT, help="Print results and errors as JSON on standard output.")]
+Device = Annotated[str, Parameter(group=HOW, help="Where networks run: auto, cpu, cuda, cuda:1, mps.")]
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory: ``800MB``, ``2GB``, ``1.5 GiB``, or a plain number of bytes."""
+    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    try:
+        number, unit, binary = match.groups() if match else ("", "", "")
+        amount = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
+    except ValueError:
+        raise UsageError(f"{text!r} is not an amount of memory", fix="Write it as 800MB or 2GB") from None
+    return amount
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """Read whole numbers with commas between them: ``0,1,2``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} is not a list of whole numbers", fix="Write them with commas: 0,1,2") from None
