@@ -52,9 +52,13 @@ def train(
     elif settings.init:
         trainer.start_from(settings.init)
     log = Log(run.log, trainer.step) if main else None
-    data = trainer.batches(source)
 
-    with _signals() as interrupted, _own_randomness(trainer.device), progress_bar(progress and main) as bar:
+    with (
+        contextlib.closing(trainer.batches(source)) as data,
+        _signals() as interrupted,
+        _own_randomness(trainer.device),
+        progress_bar(progress and main) as bar,
+    ):
         task = bar.add_task(method.name, total=settings.steps, completed=trainer.step, rate=0.0, loss=float("nan"))
         stopping, written_step = False, trainer.step
         written_at = saved_at = time.monotonic()
@@ -93,8 +97,7 @@ def train(
 def seconds_per_step(method: Network, source: Source, recipe: Recipe, *, device: str = "auto", steps: int = 2) -> float:
     """Return how long a step takes, its batches included: the mean of ``steps`` after one to warm up."""
     trainer = Trainer(method, recipe.train, accelerator(recipe.train, device))
-    with _own_randomness(trainer.device):
-        data = trainer.batches(source)
+    with contextlib.closing(trainer.batches(source)) as data, _own_randomness(trainer.device):
         start = 0.0
         for step in range(1 + steps):
             trainer.advance([next(data) for _ in range(recipe.train.accumulate)])

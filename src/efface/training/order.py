@@ -7,7 +7,7 @@ batch, number ``i * w + r``. One process that accumulates two batches and two pr
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Protocol
 
 from torch.utils.data import DataLoader, Dataset
@@ -36,9 +36,9 @@ class Batches(Dataset):
 
 def batches(
     source: Source, indices: range, *, seed: int, count: int, workers: int = 0, pin: bool = False
-) -> Iterator[dict[str, Tensor]]:
-    """Return the batches numbered ``indices``, in order; ``workers`` processes make them ahead."""
-    loader: DataLoader = DataLoader(
+) -> Generator[dict[str, Tensor]]:
+    """Yield the batches numbered ``indices``, in order; ``workers`` processes make them ahead until this is closed."""
+    yield from DataLoader(
         Batches(source, seed, count),
         batch_size=None,  # an item is a batch already
         sampler=indices,
@@ -46,7 +46,6 @@ def batches(
         worker_init_fn=_ignore_signals,
         pin_memory=pin,
     )
-    return iter(loader)
 
 
 def _ignore_signals(_worker: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,8 +61,8 @@ class Trainer:
         self.ema = Ema(self.net.state_dict(), train.ema) if train.ema else None
         self.step, self.skipped, self.skipped_in_a_row = 0, 0, 0
 
-    def batches(self, source: Source) -> Iterator[Batch]:
-        """Return this process's batches from the present step on."""
+    def batches(self, source: Source) -> Generator[Batch]:
+        """Return this process's batches from the present step on; closing them ends the workers."""
         ours = range(self._index(0), self._index(0, self.train.steps), self.accelerator.num_processes)
         pin = self.device.type == "cuda"
         return batches(source, ours, seed=self.train.seed, count=self.train.batch, workers=self.train.workers, pin=pin)
