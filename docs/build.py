@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import io
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def method_page(description: Description) -> str:
     card = [
         (k, ", ".join(v) if isinstance(v, list) else v) for k, v in entry.card.as_dict().items() if v not in ("", [])
     ]
-    parts = [f"{NOTE}# {entry.name}\n\n{entry.doc}\n", "## Card\n", _table(("", ""), card)]
+    parts = [f"{NOTE}# {entry.name}\n\n{_markdown(entry.doc)}\n", "## Card\n", _table(("", ""), card)]
     if entry.params:
         rows = [(f"`{p.name}`", f"`{p.default!r}`", bounds(p), p.help) for p in entry.params]
         parts += ["## Hyper-parameters\n", _table(("name", "default", "range", "is"), rows)]
@@ -101,7 +103,9 @@ def api_page() -> str:
         assert spec.origin is not None
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
         node = next(n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
-        parts.append(f"## efface.{name}\n\n```python\n{_signature(node)}\n```\n\n{ast.get_docstring(node)}\n")
+        parts.append(
+            f"## efface.{name}\n\n```python\n{_signature(node)}\n```\n\n{_markdown(ast.get_docstring(node))}\n"
+        )
     return "\n".join(parts)
 
 
@@ -110,17 +114,11 @@ def _signature(node: ast.ClassDef | ast.FunctionDef) -> str:
         fields = [ast.unparse(s) for s in node.body if isinstance(s, ast.AnnAssign)]
         return "\n    ".join([f"class {node.name}:", *fields]) if fields else f"class {node.name}"
     whole = f"{node.name}({ast.unparse(node.args)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
-    if len(whole) <= 88:
-        return whole
-    plain: list[ast.expr | None] = [None] * (len(node.args.args) - len(node.args.defaults)) + [*node.args.defaults]
-    given = [_argument(a, d) for a, d in zip(node.args.args, plain, strict=True)]
-    named = [_argument(a, d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
-    lines = ",\n    ".join([*given, *(["*", *named] if named else [])])
-    return f"{node.name}(\n    {lines},\n)" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+    return textwrap.fill(whole, 88, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
-def _argument(argument: ast.arg, default: ast.expr | None) -> str:
-    return ast.unparse(argument) + ("" if default is None else f" = {ast.unparse(default)}")
+def _markdown(doc: str | None) -> str:
+    return re.sub(r":\w+:`~?([^`]+)`", r"``\1``", doc or "")
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
