@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Where pip finds the torch build for this machine, for instance the CPU-only one; empty: pip's own settings.
 TORCH_INDEX ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 WORKERS ?= 2
 
 .PHONY: help demo test test-all lint docs bench clean

@@ -81,8 +81,8 @@ def clean_(
     json: Json = False,
 ) -> int:
     """Clean pictures, folders and patterns; return the exit code."""
-    from efface.app.report import write_report
     from efface.app.show import print_json, print_summary, progress_bar
+    from efface.parts.masks import parse_box
     from efface.verbs.batch import clean_files
     from efface.verbs.clean import Rules
 
@@ -91,7 +91,7 @@ def clean_(
     rules = Rules(
         remove=remove,
         mask=mask,
-        boxes=tuple(box or ()),
+        boxes=tuple(map(parse_box, box or ())),
         keep=tuple(keep or ()),
         only=only,
         min_confidence=confidence,
@@ -115,7 +115,11 @@ def clean_(
             dry_run=dry_run,
             done=done,
         )
-    sheet = write_report(summary) if report else None
+    sheet = None
+    if report:
+        from efface.app.report import write_report
+
+        sheet = write_report(summary)
     if json:
         print_json({**summary.as_dict(), "report": None if sheet is None else str(sheet)})
     else:
