@@ -89,7 +89,7 @@ class Manifest:
         """Record how ``source`` ended; with status ``done``, ``output`` must be written already."""
         state = _stat(source)
         written = _stat(output) if status == "done" else None
-        item = {
+        item: dict[str, Any] = {
             "input": _key(source),
             "bytes": state.st_size if state else None,
             "modified": state.st_mtime_ns if state else None,
@@ -106,8 +106,8 @@ class Manifest:
         self._file.seek(0)
         text = self._file.read()
         whole = text.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        if not whole:
+        if not whole and text[:1] in (b"", b"{"):  # not even the first line was finished
+            self._file.truncate(0)
             return
         try:
             first, *items = [json.loads(line) for line in text[:whole].splitlines()]
@@ -126,6 +126,7 @@ class Manifest:
         if changed:
             fix = "Resume with the same options, or start anew in another folder"
             raise UsageError(f"was begun with other options: {'; '.join(changed)}", where=self.path, fix=fix)
+        self._file.truncate(whole)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(line).encode() + b"\n"
@@ -165,10 +166,10 @@ def plan_outputs(
     OutputError
         If an output leads out of ``out`` by a link, or exists and ``overwrite`` is false. Nothing is written by then.
     """
-    roots = sorted(map(Path, roots), key=lambda root: len(root.parts), reverse=True)  # the nearest root first
+    folders = sorted(map(Path, roots), key=lambda root: len(root.parts), reverse=True)  # the nearest root first
     plan: dict[Path, Path] = {}
     for source in dict.fromkeys(map(Path, inputs)):
-        folder = source.parent if out is None else Path(out) / _below(source, roots)
+        folder = source.parent if out is None else Path(out) / _below(source, folders)
         plan[source] = folder / f"{source.stem}{suffix}{source.suffix}"
     results = {_key(output) for source, output in plan.items() if _key(source) != _key(output)}
     plan = {source: output for source, output in plan.items() if _key(source) not in results}

@@ -61,8 +61,7 @@ def read_picture(
 def _guarded(read: Callable[[], Picture], where: object) -> Picture:
     """Turn whatever a decoder raises on damaged data into a PictureError, and keep its warnings quiet."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return read()
     except PictureError as error:
         error.where = error.where or str(where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-_DAMAGED = (OSError, ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
 _WRAPPERS = ("state_dict", "params_ema", "params", "model")  # the averaged weights before the raw ones
 
 
@@ -139,11 +139,14 @@ def convert_checkpoint(path: Path | str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise WeightsError("there is no such file", where=path, fix="Name a checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True) if is_pickle(path) else _read(path)
+        with warnings.catch_warnings(action="ignore"):  # torch wonders aloud about foreign pickles
+            content = torch.load(path, map_location="cpu", weights_only=True) if is_pickle(path) else _read(path)
     except pickle.UnpicklingError as error:
         fix = "Ask for a file that holds only the state_dict, or one in safetensors form"
         raise WeightsError("holds more than tensors, and loading it could run code", where=path, fix=fix) from error
-    except _DAMAGED as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged file can make the reader raise nearly anything
         raise WeightsError(f"is damaged ({_first_line(error)})", where=path, fix="Download it again") from error
     tensors = _unwrap(content, path)
     _refuse_nonfinite(tensors, path)
@@ -171,7 +174,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, *_DAMAGED) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         fix = "Name a safetensors file, or download this one again"
         raise WeightsError(f"is not a whole safetensors file ({_first_line(error)})", where=path, fix=fix) from error
 
