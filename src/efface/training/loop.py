@@ -7,6 +7,7 @@ rates are pure functions of (seed, step). So a run that was stopped goes on exac
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
@@ -91,16 +92,18 @@ def train(
         if finished:
             metrics = {k: v for k, v in lines[-1].items() if k.startswith("loss/")}
             run.save_weights(trainer.stored(), {"method": method.name, "params": method.params(), "metrics": metrics})
+    trainer.accelerator.wait_for_everyone()
     return finished
 
 
 def seconds_per_step(method: Network, source: Source, recipe: Recipe, *, device: str = "auto", steps: int = 2) -> float:
     """Return how long a step takes, its batches included: the mean of ``steps`` after one to warm up."""
-    trainer = Trainer(method, recipe.train, accelerator(recipe.train, device))
+    settings = dataclasses.replace(recipe.train, steps=max(recipe.train.steps, 1 + steps))
+    trainer = Trainer(method, settings, accelerator(settings, device))
     with contextlib.closing(trainer.batches(source)) as data, _own_randomness(trainer.device):
         start = 0.0
         for step in range(1 + steps):
-            trainer.advance([next(data) for _ in range(recipe.train.accumulate)])
+            trainer.advance([next(data) for _ in range(settings.accumulate)])
             start = time.perf_counter() if step == 0 else start
         return (time.perf_counter() - start) / steps
 

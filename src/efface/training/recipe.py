@@ -52,7 +52,7 @@ class Train:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_param("train", f.name, getattr(self, f.name), f.default, f.metadata)
-        if len(self.betas) != 2:
+        if len(self.betas) != 2 or not all(isinstance(beta, int | float) for beta in self.betas):
             raise UsageError(f"{list(self.betas)} are not two numbers", where="train.betas")
 
     def override(self, options: dict[str, Any]) -> Train:
@@ -93,9 +93,14 @@ class Recipe:
         train = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self.train).items()}
         return {"method": self.method, "params": self.params, "data": self.data, "train": train}
 
+    def portable(self) -> Recipe:
+        """Return the recipe as it may be shown to others: the data's folder by its name alone."""
+        folder = self.data.get("folder")
+        return self if folder is None else dataclasses.replace(self, data=self.data | {"folder": Path(folder).name})
+
     def differences(self, other: Recipe) -> list[str]:
         """Return the dotted names of what ``other`` would learn differently from."""
-        mine, theirs = _flat(self.as_dict()), _flat(other.as_dict())
+        mine, theirs = _flat(self.portable().as_dict()), _flat(other.portable().as_dict())
         free = {f"train.{name}" for name in FREE}
         return sorted(k for k in {*mine, *theirs} - free if mine.get(k) != theirs.get(k))
 

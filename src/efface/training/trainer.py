@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from efface.core.method import Network, Step
+from efface.core.trained import pick_device
 from efface.errors import EffaceError
 from efface.io.weights import check_shapes, load_weights
 from efface.seeds import derive
@@ -33,7 +34,7 @@ def accelerator(train: Train, device: str = "auto") -> Accelerator:
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may hold several trainings, one after another
     return Accelerator(
-        cpu=device == "cpu",
+        cpu=pick_device(device) == "cpu",
         mixed_precision="bf16" if train.dtype == "bfloat16" else "no",
         gradient_accumulation_steps=train.accumulate,
     )

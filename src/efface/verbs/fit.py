@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from efface.core.catalogue import get
 from efface.core.method import Network
 from efface.core.run import Run
 from efface.errors import UsageError
-from efface.training.order import Source
 from efface.training.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from efface.training.order import Source
 
 
 def fit(
@@ -34,14 +38,11 @@ def fit(
     ``"train.lr=3e-4"``) change the recipe. ``dry_run`` says how large the network is and how long training would take,
     and writes nothing. ``progress`` is told what happens, a line at a time; None keeps quiet.
     """
-    say = progress or (lambda line: None)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun or accelerate launch started
+    say = progress if progress and first else lambda line: None
     run = Run(Path(out) if out is not None else Path("runs") / _stem(recipe))
     recipe = resolve(recipe, data=data, steps=steps, seed=seed, changes=set)
-    kind = get(recipe.method)
-    if not issubclass(kind, Network):
-        raise UsageError("is not a network that can be trained", where=recipe.method)
-    method = kind.from_params(recipe.params)
-    assert isinstance(method, Network)
+    method = _method(recipe)
     recipe = dataclasses.replace(recipe, params=method.params(), data={"source": method.trains_on} | recipe.data)
     source = _source(recipe)
     if dry_run:
@@ -52,15 +53,12 @@ def fit(
     from efface.training.loop import train
 
     if resume:
-        run = Run.open(run.path)
-        if changed := Recipe.from_dict(run.recipe, where=run.path).differences(recipe):
-            fix = 'Go on with the recipe as it was, or begin a new run with [train] init = ".../weights"'
-            raise UsageError(f"the recipe is not the run's: {', '.join(changed)} changed", where=run.path, fix=fix)
+        _check_same(Run.open(run.path), recipe)
         if run.finished:
-            say(f"{run.path} is finished already: {run.weights}")
+            say(f"Finished already: {run.weights}")
             return run
-    else:
-        run = Run.create(run.path, recipe.as_dict())
+    elif first:
+        Run.create(run.path, recipe.portable().as_dict())
     if train(method, source, recipe, run, device=device, resume=resume, progress=progress is not None):
         say(f"Weights: {run.weights}")
     else:
@@ -92,6 +90,19 @@ def _stem(recipe: str | Path | Recipe) -> str:
     return recipe.method if isinstance(recipe, Recipe) else Path(recipe).stem
 
 
+def _method(recipe: Recipe) -> Network:
+    method = get(recipe.method).from_params(recipe.params)
+    if not isinstance(method, Network):
+        raise UsageError("is not a network that can be trained", where=recipe.method)
+    return method
+
+
+def _check_same(run: Run, recipe: Recipe) -> None:
+    if changed := Recipe.from_dict(run.recipe, where=run.path).differences(recipe):
+        fix = 'Resume with the recipe as it was, or begin a new run with [train] init = ".../weights"'
+        raise UsageError(f"the recipe is not the run's: {', '.join(changed)} changed", where=run.path, fix=fix)
+
+
 def _source(recipe: Recipe) -> Source:
     from efface.parts.data import source
 
@@ -100,10 +111,13 @@ def _source(recipe: Recipe) -> Source:
 
 
 def _forecast(method: Network, source: Source, recipe: Recipe, device: str) -> list[str]:
+    import torch
+
     from efface.training.loop import seconds_per_step
 
     train = recipe.train
-    parameters = sum(p.numel() for p in method.build().parameters())
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in method.build().parameters())
     seconds = seconds_per_step(method, source, recipe, device=device)
     options = ", ".join(f"{k}={v}" for k, v in recipe.data.items() if k != "source")
     return [
