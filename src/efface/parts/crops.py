@@ -176,10 +176,8 @@ def _padded(values: np.ndarray, multiple: int, smallest: int) -> np.ndarray:
 
 def _weight(box: Box, boxes: list[Box], mask: np.ndarray, feather_px: float, keep: np.ndarray | None) -> np.ndarray:
     """Return the feathered mask in ``box`` where no other box owns it."""
-    reach = math.ceil(feather_px)
-    left, top = max(0, box.x - reach), max(0, box.y - reach)
-    near = mask[top : box.y + box.h + reach, left : box.x + box.w + reach]
-    weight = feather(near, feather_px)[box.y - top :, box.x - left :][: box.h, : box.w].copy()
+    near = box.around(math.ceil(feather_px), mask.shape)
+    weight = feather(mask[near.slices], feather_px)[box.y - near.y :, box.x - near.x :][: box.h, : box.w].copy()
     depth = _depth(box, mask.shape)
     for other in boxes:
         if other != box and _overlap(box, other):

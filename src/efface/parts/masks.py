@@ -33,6 +33,11 @@ class Box(NamedTuple):
         """Number of pixels."""
         return self.w * self.h
 
+    def around(self, px: int, size: tuple[int, ...]) -> Box:
+        """Return the box with ``px`` more pixels on each side, as far as a picture of ``size`` (h, w) goes."""
+        x, y = max(0, self.x - px), max(0, self.y - px)
+        return Box(x, y, min(size[1], self.x + self.w + px) - x, min(size[0], self.y + self.h + px) - y)
+
 
 def parse_box(text: str) -> Box:
     """Read a box written as ``x,y,w,h`` in pixels."""
