@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from efface.io.images import Picture
 from efface.parts import fill
-from efface.parts.fill import pull_push
+from efface.parts.fill import flat_fill, pull_push
 from efface.parts.masks import Box, from_boxes
 from efface.seeds import numpy_generator, torch_generator
 
@@ -178,3 +179,15 @@ def test_baselines_change_the_mask_alone(inpaint):
     filled = inpaint(pixels, ISLAND)
     assert np.array_equal(filled[~ISLAND], pixels[~ISLAND])
     assert (filled[ISLAND] != pixels[ISLAND]).any()
+
+
+def test_a_slope_with_a_constant_channel_is_filled():
+    rows, columns = np.mgrid[0:80, 0:120]
+    slope = np.stack([200 - rows * 0.3, 190 + columns * 0.1, np.full(rows.shape, 214.0)])
+    picture = Picture(np.rint(slope).astype(np.uint8).transpose(1, 2, 0).copy())
+    mask = np.zeros(rows.shape, bool)
+    mask[30:50, 40:90] = True
+    clean = picture.pixels.copy()
+    picture.pixels[mask] = 0
+    assert not flat_fill(picture.rgb, picture.paste, mask).any()
+    assert np.abs(picture.pixels.astype(int) - clean).max() <= 1

@@ -11,7 +11,7 @@ from efface.errors import UsageError, WeightsError
 from efface.io.weights import load_card, load_weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from efface.core.method import Network
 
@@ -26,6 +26,16 @@ class Trained:
     net: nn.Module
     card: dict[str, Any]
     device: str
+
+    def run(self, x: Tensor, **given: Any) -> Tensor:
+        """Apply the network to ``x`` (b, 3, h, w) on its device, in bfloat16 where method and processor have it."""
+        import torch
+
+        kind = self.device.partition(":")[0]
+        half = "bfloat16" in self.method.card.dtypes and _computes_bfloat16(kind)
+        given = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
+            return self.method.run(self.net, x.to(self.device), **given).float().cpu()
 
 
 def shipped(name: str) -> Path | None:
@@ -70,3 +80,12 @@ def pick_device(device: str) -> str:
     if kind not in ("cpu", "cuda", "mps") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} is not available", fix="Use --device cpu, or auto")
     return device
+
+
+def _computes_bfloat16(kind: str) -> bool:
+    """Return whether the processor computes in bfloat16 by itself; emulated, it is slower than float32."""
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -19,6 +19,8 @@ FLAT = 3 / 255
 """Standard deviation around a plane, in each channel, below which surroundings count as flat."""
 OUTLIERS = 0.05
 """Greatest share of the surroundings that is overlooked for being more than three standard deviations off."""
+ROUNDING = 0.6 / 255
+"""What storing in 8 bits alone takes a pixel off its plane; no less is called an outlier."""
 LEAST, LARGEST = 16, 1 << 22
 """Pixels of surroundings from which a plane is trusted, and of the largest crop that is tried, to bound the memory."""
 
@@ -98,7 +100,7 @@ def _plane(picture: np.ndarray, inside: np.ndarray, ring: np.ndarray) -> np.ndar
         slopes = np.linalg.lstsq(grid[ring][kept], colours[kept], rcond=None)[0]
         off = colours - grid[ring] @ slopes
         sigma = off[kept].std(0)
-        stray = kept & (np.abs(off) > 3 * sigma).any(1)
+        stray = kept & (np.abs(off) > np.maximum(3 * sigma, ROUNDING)).any(1)
         if not stray.any():
             break
     values = grid @ slopes  # (h, w, 3)

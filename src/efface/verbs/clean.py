@@ -1,0 +1,347 @@
+"""Take text out of a picture."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.errors import UnknownNameError, UsageError
+from efface.io.images import Picture, read_picture, write_picture
+from efface.io.picture import full_scale
+from efface.parts import masks
+from efface.parts.fill import flat_fill
+from efface.parts.text.detect import TextBox, find_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from efface.core.trained import Trained
+
+Mask = NDArray[np.bool_]
+Progress = Callable[[float, str], None]
+"""Told how much is done, in [0, 1], and what goes on; an exception that it raises ends the job."""
+REMOVABLE = ("text",)
+FIXED_BYTES, BYTES_PER_PIXEL, LARGEST_CROP = 700_000_000, 1500, 1 << 20
+"""What the process takes without a picture, and what a network takes for each pixel that it sees at once; measured in
+benchmarks/memory.py. A crop gains nothing from being larger than the last."""
+PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
+"""Which method each quality means; measured in benchmarks/erasing.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What to take out of a picture, what to leave, and how: the same for one picture and for a thousand."""
+
+    remove: str = "text"
+    """What is looked for where neither ``mask`` nor ``boxes`` are given."""
+    mask: Any = None
+    """Picture (path, PIL image, array) of the same size, white = take away."""
+    boxes: Sequence[str | Sequence[int]] = ()
+    """Rectangles to take away: ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels."""
+    keep: Sequence[str | Sequence[int]] = ()
+    """What stays: rectangles, in which no pixel changes, or regular expressions on the words found."""
+    only: str | None = None
+    """Regular expression: of the text found, take only what matches."""
+    words: bool = False
+    """Read the words of the text that is found, even where no rule needs them."""
+    min_confidence: float = 0.5
+    """Text found with less confidence stays."""
+    grow: int | None = None
+    """Pixels by which the mask is widened. None: for text that was found at least 2, or 0.5 % of the shorter side."""
+    feather: int = 2
+    """Pixels over which the result fades into the picture around the mask."""
+    quality: str = "default"
+    """``fast``, ``default`` or ``best``, where no method is named."""
+    method: str | None = None
+    weights: str | Path | None = None
+    memory: int = 2_000_000_000
+    """Bytes that the whole process may use, about."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.remove not in REMOVABLE:
+            raise UnknownNameError("thing to remove", self.remove, REMOVABLE)
+        if self.quality not in PRESETS:
+            raise UnknownNameError("quality", self.quality, PRESETS)
+        for name in ("grow", "feather"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1000:
+                raise UsageError(f"{value} px is outside 0 to 1000", where=name)
+        if not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"{self.min_confidence} is outside 0 to 1", where="confidence")
+        for pattern in (self.only, *self._patterns):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                raise UsageError(
+                    f"{pattern!r} is not a regular expression: {error}", where="--only or --keep"
+                ) from error
+
+    @property
+    def regions(self) -> list[masks.Box]:
+        """The rectangles among ``keep``."""
+        return [_box(item) for item in self.keep if _is_box(item)]
+
+    @property
+    def _patterns(self) -> list[str]:
+        return [str(item) for item in self.keep if not _is_box(item)]
+
+    @property
+    def network(self) -> tuple[str | None, str | None, str]:
+        """Method, weights and device as :func:`efface.core.trained.load` takes them."""
+        weights = None if self.weights is None else str(self.weights)
+        method = self.method or (PRESETS[self.quality] if weights is None else None)
+        return method, weights, self.device
+
+    @property
+    def searches(self) -> bool:
+        """Whether text is looked for: nobody said where it is."""
+        return self.mask is None and not self.boxes
+
+    @property
+    def reads(self) -> bool:
+        """Whether the words matter."""
+        return self.words or self.only is not None or bool(self._patterns)
+
+    def choose(self, box: TextBox) -> str:
+        """Say why the text in ``box`` stays; an empty answer means that it goes."""
+        x, y = box.polygon.mean(0)
+        if box.confidence < self.min_confidence:
+            return "confidence too low"
+        if any(bx <= x < bx + w and by <= y < by + h for bx, by, w, h in self.regions):
+            return "in a region to keep"
+        if any(re.search(pattern, box.words) for pattern in self._patterns):
+            return "words to keep"
+        if self.only is not None and not re.search(self.only, box.words):
+            return "other words"
+        return ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A text that was found, and why it stays; an empty reason means that it is taken away."""
+
+    box: TextBox
+    stays: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        corners = [[round(float(v), 1) for v in corner] for corner in self.box.polygon]
+        return {
+            "words": self.box.words,
+            "confidence": round(self.box.confidence, 3),
+            "polygon": corners,
+            "taken": not self.stays,
+            "stays": self.stays,
+        }
+
+
+@dataclass
+class Cleaned:
+    """A picture from which something was taken, and what that was."""
+
+    picture: Picture
+    mask: NDArray[np.bool_]
+    """(h, w): what was taken away."""
+    boxes: list[Found]
+    """The text that was found; empty where a mask or boxes were given."""
+    scores: dict[str, float]
+    """``masked``: share of the picture; ``flat``: share of that filled exactly, without a network; ``rim``: mean change
+    on the rim of the mask, high where it cuts through text; ``seconds``."""
+    method: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture for Pillow, without alpha, at 8 bits."""
+        from PIL import Image
+
+        levels = _eight_bits(self.picture.pixels)
+        return Image.fromarray(levels if self.picture.pixels.shape[2] == 3 else levels[..., 0])
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the picture, with all that its file said beside the pixels; the format follows from the name."""
+        write_picture(self.picture, path, overwrite=overwrite)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the pixels, JSON-ready."""
+        return {
+            "size": [self.picture.width, self.picture.height],
+            "method": self.method,
+            "scores": {k: round(v, 4) for k, v in self.scores.items()},
+            "texts": [found.as_dict() for found in self.boxes],
+            "notes": [*self.notes, *self.picture.notes],
+        }
+
+
+def clean(
+    image: Any,
+    *,
+    remove: str = "text",
+    mask: Any = None,
+    boxes: Sequence[str | Sequence[int]] = (),
+    keep: Sequence[str | Sequence[int]] = (),
+    only: str | None = None,
+    min_confidence: float = 0.5,
+    grow: int | None = None,
+    feather: int = 2,
+    quality: str = "default",
+    method: str | None = None,
+    weights: str | Path | None = None,
+    memory: int = 2_000_000_000,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Cleaned:
+    """Take text out of ``image``: a path, PIL image, array or tensor, which is not changed itself.
+
+    With neither ``mask`` nor ``boxes`` text is found by itself. What the other arguments mean is said in
+    :class:`Rules`. Pixels outside the mask and its feather stay bit-equal.
+
+    Raises
+    ------
+    PictureError, MaskError
+        If the picture or the mask is refused.
+    UsageError, WeightsError
+        If a rule, the method or its weights are not as they should be.
+    """
+    rules = Rules(
+        remove=remove,
+        mask=mask,
+        boxes=boxes,
+        keep=keep,
+        only=only,
+        min_confidence=min_confidence,
+        grow=grow,
+        feather=feather,
+        quality=quality,
+        method=method,
+        weights=weights,
+        memory=memory,
+        device=device,
+    )
+    return apply(image, rules, progress=progress)
+
+
+def apply(image: Any, rules: Rules, *, progress: Progress | None = None) -> Cleaned:
+    """Do to ``image`` what ``rules`` say; see :func:`clean`."""
+    tell, start = progress or (lambda fraction, what: None), time.perf_counter()
+    with ThreadPoolExecutor(1, "efface-load") as pool:
+        loading = pool.submit(_trained, *rules.network) if rules.searches else None  # while text is looked for
+        tell(0.0, "reading")
+        picture = read_picture(image)
+        found, mask = find(picture, rules, tell)
+        kept = masks.from_boxes(mask.shape, rules.regions)
+        mask = masks.subtract(mask, kept)
+        rim = mask & masks.grow(~mask, 2)
+        before = picture.pixels[rim].astype(np.float32)
+        tell(0.3, "filling what is flat")
+        rest = flat_fill(picture.rgb, picture.paste, mask, feather_px=rules.feather, keep=kept)
+        if rest.any():
+            tell(0.35, "loading the network")
+            network = (loading or pool.submit(_trained, *rules.network)).result()
+            _repair(picture, rest, kept, network, rules, tell)
+    tell(1.0, "done")
+    masked = int(mask.sum())
+    change = np.abs(picture.pixels[rim] - before)
+    scores = {
+        "masked": masked / mask.size,
+        "flat": 1 - int(rest.sum()) / masked if masked else 0.0,
+        "rim": float(change.mean()) / full_scale(picture.pixels.dtype) if change.size else 0.0,
+        "seconds": time.perf_counter() - start,
+    }
+    notes = [] if masked else ["nothing was taken away: " + ("no such text" if rules.searches else "the mask is empty")]
+    return Cleaned(picture, mask, found, scores, rules.network[0] or str(rules.weights), notes)
+
+
+def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what: None) -> tuple[list[Found], Mask]:
+    """Find what ``rules`` take out of ``picture``: the texts, and the mask (h, w) without what is kept by region."""
+    size = picture.height, picture.width
+    if rules.searches:
+        tell(0.05, "looking for text")
+        texts = find_text(_eight_bits(picture.pixels), words=rules.reads)
+        found = [Found(text, rules.choose(text)) for text in texts]
+        mask = masks.from_polygons(size, [f.box.polygon for f in found if not f.stays])
+        return found, masks.grow(mask, masks.default_grow(*size) if rules.grow is None else rules.grow)
+    mask = masks.from_boxes(size, map(_box, rules.boxes))
+    if rules.mask is not None:
+        given = read_picture(rules.mask if not isinstance(rules.mask, np.ndarray) else _as_levels(rules.mask))
+        mask |= masks.from_picture(given.pixels, size)
+    return [], masks.grow(mask, rules.grow or 0)
+
+
+def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image:
+    """Draw the outline of the mask and of each text: red goes, green stays."""
+    import cv2
+    from PIL import Image
+
+    canvas = np.ascontiguousarray(_eight_bits(picture.pixels))
+    width = max(1, round(min(mask.shape) / 300))
+    outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    cv2.drawContours(canvas, outlines, -1, (220, 30, 30), width)
+    for item in found:
+        colour = (30, 160, 60) if item.stays else (220, 30, 30)
+        cv2.polylines(canvas, [np.round(item.box.polygon).astype(np.int32)], True, colour, width, cv2.LINE_AA)
+    return Image.fromarray(canvas)
+
+
+_trained = lru_cache(maxsize=2)(lambda *network: _load(*network))
+
+
+def _load(method: str | None, weights: str | None, device: str) -> Trained:
+    from efface.core.trained import load
+
+    return load(method, weights=weights, device=device)
+
+
+def _repair(picture: Picture, mask: Mask, kept: Mask, network: Trained, rules: Rules, tell: Progress) -> None:
+    from efface.parts import crops
+
+    card = network.method.card
+    room = crops.pixels_for(rules.memory - picture.pixels.nbytes, bytes_per_pixel=BYTES_PER_PIXEL, fixed=FIXED_BYTES)
+    room = min(room, LARGEST_CROP)
+    boxes = crops.crops_around(
+        mask, context=max(card.radius, 16), multiple=card.multiple, smallest=card.smallest, largest_pixels=room
+    )
+    crops.apply(
+        lambda x, m: network.run(x, mask=m),
+        picture.rgb,
+        picture.paste,
+        mask,
+        boxes,
+        multiple=card.multiple,
+        smallest=card.smallest,
+        feather_px=rules.feather,
+        keep=kept,
+        batch_pixels=room,
+        progress=lambda done, total: tell(0.4 + 0.6 * done / total, "repairing"),
+    )
+
+
+def _is_box(item: str | Sequence[int]) -> bool:
+    return not isinstance(item, str) or re.fullmatch(r"\s*\d+(\s*,\s*\d+){3}\s*", item) is not None
+
+
+def _box(item: str | Sequence[int]) -> masks.Box:
+    return masks.parse_box(item) if isinstance(item, str) else masks.Box(*item)
+
+
+def _as_levels(mask: np.ndarray) -> np.ndarray:
+    return mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
+
+
+def _eight_bits(pixels: np.ndarray) -> NDArray[np.uint8]:
+    """Return stored pixels as RGB (h, w, 3) levels; those that are such levels already are not copied."""
+    import cv2
+
+    if pixels.dtype != np.uint8:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255 / full_scale(pixels.dtype)).reshape(pixels.shape)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
