@@ -17,6 +17,7 @@ from efface.parts.data.boxed import MOST, BoxedPictures, HiddenStyle, read_boxes
 from efface.parts.losses import perceptual
 from efface.parts.losses.dice import dice
 from efface.parts.losses.triplet import triplet_erasure
+from efface.parts.nn import spectral
 from efface.parts.nn.discriminator import TwoTowers, hinge
 from efface.parts.nn.erasenet import EraseNet, MaskDecoder
 from efface.parts.nn.reinforce import Controller, reinforce
@@ -105,10 +106,10 @@ def test_actions_become_styles():
 def test_a_bandit_is_learned():
     torch.manual_seed(0)
     policy = Controller([3], feature=None)
-    optimiser, generator = torch.optim.Adam(policy.parameters(), lr=0.02), torch_generator(0, "bandit")
-    for _ in range(60):
-        chosen = policy(16, generator=generator)
-        loss = reinforce(chosen, (chosen.actions[:, 0] == 2).float(), torch.ones(16, 1))
+    optimiser, generator = torch.optim.Adam(policy.parameters(), lr=0.05), torch_generator(0, "bandit")
+    for _ in range(25):
+        chosen = policy(32, generator=generator)
+        loss = reinforce(chosen, (chosen.actions[:, 0] == 2).float(), torch.ones(32, 1))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -240,6 +241,18 @@ def test_shapes_at_full_size(eraser):
         "mask": (3, 128, 128),
         "feature": (256, 8, 8),
     }
+
+
+@pytest.mark.parametrize(("make", "axis"), [(spectral.conv, 0), (spectral.up, 1)])
+def test_the_largest_singular_value_becomes_one(make, axis):
+    layer = make(6, 10)[0]
+    for _ in range(20):
+        layer.weight  # noqa: B018  each use in training is a power iteration
+    matrix = layer.weight.detach().transpose(0, axis).flatten(1)
+    assert torch.linalg.matrix_norm(matrix, 2) == pytest.approx(1, abs=1e-3)
+    u = layer.eval().parametrizations.weight[0].u.clone()
+    assert torch.equal(layer.weight, layer.weight)
+    assert torch.equal(layer.parametrizations.weight[0].u, u)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 48), (64, 64), (130, 70), (256, 256)])

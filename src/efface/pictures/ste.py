@@ -75,6 +75,8 @@ class Ste(Network):
     scale: float = param(1.0, "pixels here per pixel of a 768 x 512 poster", low=0.05, high=16.0)
     fonts: str = param("", "folder of fonts to write with; empty: the system's; built-in: the face that comes along")
     features: str = param("", "safetensors file of VGG-16 for the feature losses; empty: seeded random features")
+    perceptual: float = param(0.01, "weight of the difference of features; 0 leaves it out", low=0.0)
+    style: float = param(120.0, "weight of the difference of Gram matrices; 0 leaves it out", low=0.0)
     adversarial: float = param(0.1, "weight of the adversarial loss; 0 trains no discriminator", low=0.0)
     use_triplet: bool = param(True, "train with the triplet erasure loss")
     difficulty: float = param(1.0, "weight of the reward for difficulty (lambda 1)", low=0.0)
@@ -162,11 +164,12 @@ class Ste(Network):
             "quarter": 5 * _l1_inside(out.quarter, target, mask),
             "mark": dice(out.mask.sigmoid(), torch.maximum(mask, batch["real"]).expand_as(out.mask)).mean(),
         }
-        see = perceptual.features(self.features, str(x.device))
-        found, wanted = see(result), see(target)
-        # twice: the paper takes output and composite, and its output is composited already
-        losses["features"] = 2 * 0.01 * perceptual.perceptual(found, wanted)
-        losses["style"] = 2 * 120 * perceptual.style(found, wanted)
+        if self.perceptual or self.style:
+            see = perceptual.features(self.features, str(x.device))
+            found, wanted = see(result), see(target)
+            # twice: the paper takes output and composite, and its output is composited already
+            losses["features"] = 2 * self.perceptual * perceptual.perceptual(found, wanted)
+            losses["style"] = 2 * self.style * perceptual.style(found, wanted)
         if self.adversarial:
             losses["adversarial"] = -self.adversarial * net.discriminator(result, mask).mean()
         if self.use_triplet:

@@ -26,6 +26,8 @@ Mask = NDArray[np.bool_]
 
 TRIES = 6
 """Attempts at a text that can be seen before a picture is given up."""
+SHRINK = 0.85
+"""What the letters are scaled by after each attempt, for want of room."""
 DIFFERENCE = 20 / 255
 """Change of grey from which a pixel counts as written on."""
 SPECK = 20
@@ -49,8 +51,8 @@ class TextSynth:
         ``boxes`` (n, 4) as x0, y0, x1, y1 are those of the real text: what is copied, and how large text is here.
         Returns the picture, unchanged outside the mask, and the mask (h, w); None where no attempt left a visible text.
         """
-        for _ in range(TRIES):
-            written = self._attempt(picture, taken, boxes, action, generator)
+        for attempt in range(TRIES):
+            written = self._attempt(picture, taken, boxes, action, SHRINK**attempt, generator)
             if written is not None:
                 mask = difference_mask(picture, written) & ~taken
                 if mask.any():
@@ -58,13 +60,19 @@ class TextSynth:
         return None
 
     def _attempt(
-        self, picture: Array, taken: Mask, boxes: NDArray[np.int64], action: Actions, generator: Generator
+        self,
+        picture: Array,
+        taken: Mask,
+        boxes: NDArray[np.int64],
+        action: Actions,
+        shrink: float,
+        generator: Generator,
     ) -> Array | None:
         height, width = taken.shape
         near = int(generator.integers(width)), int(generator.integers(height))
         box = boxes[int(generator.integers(len(boxes)))] if len(boxes) else None
         size = 0.8 * float(min(box[2:] - box[:2])) if box is not None else min(height, width) / 8
-        size = min(size, min(height, width) / 3)
+        size = shrink * min(size, min(height, width) / 3)
         if box is not None and self.space.copies(action, size):
             spot = free_spot(taken, (int(box[2] - box[0]), int(box[3] - box[1])), near)
             return None if spot is None else copy_text(picture, box, letters(picture, box), spot)
