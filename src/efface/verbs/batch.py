@@ -144,6 +144,9 @@ class Job:
         except MemoryError:
             reason = f"{self.source}: not enough memory. Lower --memory or --workers"
             return item("failed", reason=reason, exit_code=EffaceError.exit_code)
+        except Exception as error:  # a fault of ours must not stop the other pictures either
+            reason = f"{self.source}: unexpected {type(error).__name__}: {error}. Please report this"
+            return item("failed", reason=reason, exit_code=EffaceError.exit_code)
 
     def _clean(self) -> dict[str, Any]:
         check_target(self.output, overwrite=self.overwrite)  # before the work, not after it

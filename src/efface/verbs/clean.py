@@ -283,7 +283,7 @@ def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image
     import cv2
     from PIL import Image
 
-    canvas = np.ascontiguousarray(_eight_bits(picture.pixels))
+    canvas = np.array(_eight_bits(picture.pixels), order="C")
     width = max(1, round(min(mask.shape) / 300))
     outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     cv2.drawContours(canvas, outlines, -1, (220, 30, 30), width)
