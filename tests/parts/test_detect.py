@@ -102,6 +102,12 @@ def test_needs_no_network(monkeypatch):
     assert {kind for kind, _ in detect._sessions} == {"det", "rec"}
 
 
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("2,4", 2), ("", None), ("0", None), ("many", None)])
+def test_threads_follow_the_environment(monkeypatch, wanted, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    assert detect._threads() >= 1 if threads is None else detect._threads() == threads
+
+
 def test_importing_is_light():
     heavy = "import sys, efface.parts.text.detect; sys.exit(any(m in sys.modules for m in ('torch', 'onnxruntime')))"
     assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0

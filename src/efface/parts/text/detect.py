@@ -26,7 +26,7 @@ COARSER, LEGIBLE, COARSEST = 3, 50, 640
 when its longer side is at most the third, in pixels."""
 KERNEL, BOX, UNCLIP = 0.3, 0.5, 1.6
 """Least probability of a pixel and of a box, and growth from kernel to text (Liao et al., DB, AAAI 2020)."""
-LINE, BATCH = 48, 2560
+LINE, BATCH = 48, 1280
 """Height of the lines that are recognised, and their total width in one batch, in pixels."""
 
 _sessions: dict[tuple[str, int], InferenceSession] = {}
@@ -74,11 +74,12 @@ def warm(words: bool = True) -> None:
 def _session(kind: str) -> InferenceSession:
     from onnxruntime import InferenceSession, SessionOptions
 
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    threads = _threads()
     with _lock:
         if (kind, threads) not in _sessions:
             options = SessionOptions()
             options.intra_op_num_threads = threads
+            options.enable_cpu_mem_arena = False  # gives memory back, for a tenth more time
             options.log_severity_level = 4
             # only files that the wheel itself lists: another program may have downloaded models beside them
             models = [f for f in importlib.metadata.files("rapidocr") or () if f.match(f"models/*_{kind}*.onnx")]
@@ -87,6 +88,13 @@ def _session(kind: str) -> InferenceSession:
             path = str(models[0].locate())
             _sessions[kind, threads] = InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return _sessions[kind, threads]
+
+
+def _threads() -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _scales(h: int, w: int) -> list[float]:
