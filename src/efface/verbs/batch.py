@@ -161,7 +161,8 @@ class Job:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.output, overwrite=True) as temporary:
             preview(picture, found, mask).save(temporary, "PNG")
-        return {"texts": [f.as_dict() for f in found], "scores": {"masked": float(mask.mean())}}
+        scores = {"masked": round(float(mask.mean()), 4)}
+        return {"texts": [f.as_dict() for f in found], "scores": scores, "notes": picture.notes}
 
     def _with_own_mask(self) -> Rules:
         """Return the rules with this picture's mask in place of a folder of masks."""
@@ -201,7 +202,9 @@ def _plan(inputs: Sequence[str | Path], out: str | Path | None, *, overwrite: bo
     if not dry_run:
         return plan_outputs(sources, out, overwrite=overwrite, roots=roots)
     outlined = plan_outputs(sources, out, suffix="_boxes", overwrite=True, roots=roots)
-    return {source: path.with_name(f"{path.name}.png") for source, path in outlined.items()}
+    named = {source: path.with_suffix(".png") for source, path in outlined.items()}
+    shared = len(set(named.values())) < len(named)  # a.jpg beside a.png
+    return {source: path.with_name(f"{path.name}.png") for source, path in outlined.items()} if shared else named
 
 
 def _folder(plan: dict[Path, Path], out: str | Path | None) -> Path:
