@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import platform
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from efface.core.catalogue import entry
+from efface.core.run import versions
 from efface.errors import UsageError
 
-VERSIONED = ("efface", "torch", "numpy", "pillow", "opencv-python", "safetensors", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def measure(name: str, context: Context) -> Result:
         seeds=list(context.seeds),
         data="quick run, figures mean nothing" if context.quick else _data_in_words(module.CLAIM, context),
         seconds=round(time.perf_counter() - start, 1),
-        versions=_versions(),
+        versions=versions(),
         machine=f"{platform.machine()}, Python {platform.python_version()}, {context.device}",
     )
 
@@ -117,13 +116,3 @@ def load_result(path: Path) -> Result:
 
 def _data_in_words(claim: Claim, context: Context) -> str:
     return claim.data if context.data is None else f"{claim.data}; real data: {context.data.name}"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in VERSIONED:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -66,18 +66,29 @@ class Method:
 
 
 def check_param(method: str, name: str, value: Any, default: Any, rules: Any) -> None:
-    """Raise :class:`UsageError` unless ``value`` has the type of ``default`` and keeps the ``rules`` of its field."""
+    """Raise :class:`UsageError` unless ``value`` has the type of ``default`` and keeps the ``rules`` of its field.
+
+    The items of a tuple must have the type of the default's first one, and each of them keeps the rules.
+    """
     where = f"{method}.{name}"
-    wanted = (int, float) if type(default) is float else type(default)
-    if default is not None and (not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool)):
-        raise UsageError(f"{value!r} is not {_a(type(default))}", where=where, fix=rules.get("help"))
-    for item in value if isinstance(value, tuple) else (value,):
+    several = isinstance(value, tuple)
+    if default is not None:
+        _check_type(where, value, type(default), rules)
+        for item in value if several and default else ():
+            _check_type(where, item, type(default[0]), rules)
+    for item in value if several else (value,):
         if rules.get("choices") and item not in rules["choices"]:
             raise UsageError(f"{item!r} is not one of {', '.join(map(str, rules['choices']))}", where=where)
         if isinstance(item, int | float):
             low, high = rules.get("low"), rules.get("high")
             if item != item or (low is not None and item < low) or (high is not None and item > high):
                 raise UsageError(f"{item!r} is outside [{low}, {high}]", where=where, fix=rules.get("help"))
+
+
+def _check_type(where: str, value: Any, kind: type, rules: Any) -> None:
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or isinstance(value, bool) != (kind is bool):
+        raise UsageError(f"{value!r} is not {_a(kind)}", where=where, fix=rules.get("help"))
 
 
 def _a(kind: type) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.core.claim import VERSIONED
 from efface.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+VERSIONED = ("efface", "torch", "numpy", "pillow", "opencv-python-headless", "safetensors", "accelerate")
 
 
 def versions() -> dict[str, str]:

@@ -117,6 +117,8 @@ def made_up(split: str, index: int, height: int = 320, width: int = 480) -> Phot
         corners = _leaf(generator, min(radius, width)) + generator.uniform((0, 0), (width, height))
         x0, y0 = np.clip(corners.min(0) - 1, 0, (width, height)).astype(int)
         x1, y1 = np.clip(corners.max(0) + 2, 0, (width, height)).astype(int)
+        if x1 <= x0 or y1 <= y0:
+            continue  # the leaf lies beside the picture
         cover = np.zeros((y1 - y0, x1 - x0), np.uint8)
         cv2.fillPoly(cover, [np.round((corners - (x0, y0)) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
         here = picture[y0:y1, x0:x1]
