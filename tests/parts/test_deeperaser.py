@@ -1,12 +1,14 @@
 """DeepEraser: its size, its arithmetic beside a plain form, its windows, its losses, its official names."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from efface.parts.masks import Box
 from efface.parts.nn.recurrent import SepConvGRU, sequence_loss
 from efface.parts.nn.residual import instance_norm
-from efface.parts.windows import crop, grow, windows
+from efface.parts.windows import crop, windows
 from efface.pictures.deeperaser import EDGE, DeepEraser
 from efface.verbs.convert import convert
 
@@ -206,25 +208,23 @@ def test_instance_norm(dtype, tolerance):
     ("marks", "expected"),
     [
         ([], []),
-        ([(5, 7, 5, 9)], [(3, 9, 3, 11)]),
-        ([(0, 1, 0, 1), (90, 100, 90, 100)], [(0, 3, 0, 3), (88, 100, 88, 100)]),
-        ([(10, 12, 10, 12), (10, 12, 15, 17)], [(8, 14, 8, 19)]),
-        ([(10, 12, 10, 12), (10, 12, 30, 32)], [(8, 14, 8, 34)]),
+        ([(5, 5, 4, 2)], [(3, 3, 8, 6)]),
+        ([(0, 0, 1, 1), (90, 90, 10, 10)], [(0, 0, 3, 3), (88, 88, 12, 12)]),
+        ([(10, 10, 2, 2), (15, 10, 2, 2)], [(8, 8, 11, 6)]),
+        ([(10, 10, 2, 2), (30, 10, 2, 2)], [(8, 8, 26, 6)]),
     ],
     ids=["none", "one", "two corners", "touching once grown", "cheaper together"],
 )
 def test_windows(marks, expected):
-    mask = torch.zeros(100, 100)
-    for top, bottom, left, right in marks:
-        mask[top:bottom, left:right] = 1
-    assert windows(mask, edge=2, reach=10, iterations=4) == expected
+    mask = np.zeros((100, 100), bool)
+    for mark in marks:
+        mask[Box(*mark).slices] = True
+    assert windows(mask, edge=2, reach=10, iterations=4) == [Box(*box) for box in expected]
 
 
-def test_boxes_grow_and_crop():
-    assert grow((5, 7, 1, 2), 3, (9, 100)) == (2, 9, 0, 5)
-    x = torch.arange(100).view(10, 10)
-    region = (2, 8, 3, 9)
-    assert torch.equal(crop(crop(x, region), (4, 6, 5, 8), region), x[4:6, 5:8])
+def test_crops_of_crops():
+    x, region = torch.arange(100).view(10, 10), Box(3, 2, 6, 6)
+    assert torch.equal(crop(crop(x, region), Box(5, 4, 3, 2), region), x[4:6, 5:8])
 
 
 def official(key):

@@ -29,9 +29,10 @@ from torch.utils.checkpoint import checkpoint
 
 from efface.core.card import Card
 from efface.core.method import Network, Step, param
+from efface.parts.masks import Box
 from efface.parts.nn.recurrent import SepConvGRU, sequence_loss
 from efface.parts.nn.residual import ResidualEncoder
-from efface.parts.windows import Box, crop, grow, windows
+from efface.parts.windows import crop, windows
 
 EDGE = 8  # pixels around the mask that ``run`` refines too, for callers who feather
 OFFICIAL = {
@@ -74,7 +75,7 @@ class Eraser(nn.Module):
     def forward(self, picture: Tensor, mask: Tensor, iterations: int) -> list[Tensor]:
         """Return every iterate of the whole picture, (b, 3, h, w) each, unclamped so that gradients live."""
         grid, hidden, context = self.begin(picture, mask)
-        whole = (0, grid.shape[2], 0, grid.shape[3])
+        whole = Box(0, 0, grid.shape[3], grid.shape[2])
         iterates = self.refine(grid, hidden, context, iterations, whole)
         return [F.pixel_shuffle(iterate, self.method.stride) for iterate in iterates]
 
@@ -92,13 +93,13 @@ class Eraser(nn.Module):
         What lies beyond the reach of the iterations still to come is dropped after each of them.
         """
         step = self._recomputed_step if self.method.recompute and torch.is_grad_enabled() else self._step
-        size = grid.shape[2], grid.shape[3]
-        region = grow(box, self.reach * iterations, size)
+        size = grid.shape[2:]
+        region = box.around(self.reach * iterations, size)
         first, hidden, context = (crop(t, region) for t in (grid, hidden, context))
         current, terms = first, self.gru.static_terms(context)
         for remaining in reversed(range(iterations)):
             hidden, current = step(first, current, hidden, terms)
-            needed = grow(box, self.reach * remaining, size)
+            needed = box.around(self.reach * remaining, size)
             first, current, hidden, terms = (crop(t, needed, region) for t in (first, current, hidden, terms))
             region = needed
             yield crop(current, box, region)
@@ -189,9 +190,9 @@ class DeepEraser(Network):
         count = iterations or self.iterations
         grid, hidden, context = net.begin(x, mask)
         result = grid.repeat(count if return_all else 1, 1, 1, 1, 1)  # (k, b, c, h, w)
-        cells = F.max_pool2d(mask, self.stride)
-        for i in range(len(x)):
-            for box in windows(cells[i, 0], edge=EDGE // self.stride, reach=net.reach, iterations=count):
+        cells = F.max_pool2d(mask, self.stride)[:, 0].cpu().numpy() > 0
+        for i, marked in enumerate(cells):
+            for box in windows(marked, edge=EDGE // self.stride, reach=net.reach, iterations=count):
                 one = slice(i, i + 1)
                 before = crop(grid[one], box)
                 for k, current in enumerate(net.refine(grid[one], hidden[one], context[one], count, box)):
