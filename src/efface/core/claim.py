@@ -17,7 +17,6 @@ from efface.core.run import versions
 from efface.errors import UsageError
 
 
-
 @dataclass(frozen=True)
 class Claim:
     """Statement of what ``efface check`` will show, beside which baseline, in about how many minutes on two cores."""

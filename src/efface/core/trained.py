@@ -67,7 +67,8 @@ def load(name: str | None = None, *, weights: str | Path | None = None, device: 
     tensors, _ = load_weights(folder, {key: tuple(value.shape) for key, value in net.state_dict().items()})
     device = pick_device(device)
     layout = net.state_dict()  # strides too: a network may be built for channels_last
-    net.load_state_dict({k: torch.empty_like(layout[k], device="cpu").copy_(v) for k, v in tensors.items()}, assign=True)
+    laid_out = {k: torch.empty_like(layout[k], device="cpu").copy_(v) for k, v in tensors.items()}
+    net.load_state_dict(laid_out, assign=True)
     return Trained(method, net.eval().requires_grad_(False).to(device), card, device)
 
 
