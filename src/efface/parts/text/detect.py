@@ -139,7 +139,8 @@ def _detect(tile: np.ndarray) -> np.ndarray:
 
 def _boxes(probability: np.ndarray, scale: float) -> list[TextBox]:
     """Return the rectangle around each island of probable pixels, grown to the text, with its mean probability."""
-    bitmap = cv2.dilate((probability > 255 * KERNEL).view(np.uint8), np.ones((2, 2), np.uint8))
+    bitmap = (probability > 255 * KERNEL).view(np.uint8)
+    cv2.dilate(bitmap, np.ones((2, 2), np.uint8), dst=bitmap)
     boxes = []
     for contour in cv2.findContours(bitmap, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
         centre, (a, b), angle = cv2.minAreaRect(contour)
