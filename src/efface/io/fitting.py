@@ -42,6 +42,9 @@ def fit(picture: Picture, form: str, path: Path) -> Stored:
         picture.notes.append("the float values were rounded to 8 bits")
     if pixels.dtype == np.uint16 and form not in _DEEP:
         raise OutputError(f"{form} holds 8 bits per channel, the picture has 16", where=path, fix="Choose .png or .tif")
+    if form == "TIFF" and alpha is not None and pixels.shape[2] == 1 and pixels.dtype != np.uint8:
+        pixels = np.repeat(pixels, 3, 2)
+        picture.notes.append("saved as RGB: deep grey with alpha is a TIFF that few programs read")
     stored = Stored(pixels, alpha)
     if form == "GIF":
         return _for_gif(stored, picture, path)

@@ -115,7 +115,7 @@ def _blend(stored: np.ndarray, values: np.ndarray, weight: np.ndarray) -> None:
     if not (new.min() >= 0 and new.max() <= 1):  # NaN too
         raise PictureError("a value to paste is not in [0, 1]", fix="Clamp the values first")
     if stored.shape[2] == 1:
-        new = new.mean(1, keepdims=True)
+        new = new.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)  # three equal ones give the same
     share = weight[where].astype(np.float32)[:, None]
     old = stored[where].astype(np.float32)
     blend = np.where(share == 1, new * scale, old + share * (new * scale - old))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 300_000_000
+_LOCK = threading.Lock()  # warning filters and Pillow's limit are those of the whole process
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "AVIF")
 
 
@@ -61,8 +63,12 @@ def read_picture(
 def _guarded(read: Callable[[], Picture], where: object) -> Picture:
     """Turn whatever a decoder raises on damaged data into a PictureError, and keep its warnings quiet."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return read()
+        with _LOCK, warnings.catch_warnings(action="ignore"):
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked before decoding
+            try:
+                return read()
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
     except PictureError as error:
         error.where = error.where or str(where)
         raise
@@ -162,7 +168,7 @@ def _sniff(file: BinaryIO) -> str:
 
 
 def _open(form: str, file: BinaryIO) -> Image.Image:
-    """Read the header as the one format that was recognised, without the process-wide limit of ``Image.open``."""
+    """Read the header as the one format that was recognised."""
     file.seek(0)
     return Image.OPEN[form][0](file, b"")
 
@@ -201,10 +207,10 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Picture:
         fix = "Give (h, w), or (h, w, c) with 1, 3 or 4 channels"
         raise PictureError(f"an array of shape {array.shape} is not a picture", fix=fix)
     _check_size(array.shape[1], array.shape[0], max_pixels)
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+    dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+    if dtype not in (np.uint8, np.uint16, np.float32):
         fix = "Give uint8, uint16, or floats in [0, 1]"
         raise PictureError(f"an array of {array.dtype} is not a picture", fix=fix)
-    dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
     copy = np.array(array[..., : 1 if array.shape[2] == 1 else 3], dtype, order="C")
     alpha = np.array(array[..., 3], dtype, order="C") if array.shape[2] == 4 else None
     return _assemble((copy, alpha, None), Origin())

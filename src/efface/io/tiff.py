@@ -17,7 +17,7 @@ from efface.io.picture import Origin, strips
 
 X, Y, UNIT, XMP, IPTC, PHOTOSHOP, ICC = 282, 283, 296, 700, 33723, 34377, 34675
 # Tags that stay true when the pixels change: names, dates, resolution, places on the globe, and the blocks above.
-KEPT = {269, 270, 271, 272, ifd.ORIENTATION, X, Y, 285, UNIT, 305, 306, 315, 316, XMP, 33432, 33550, IPTC, 33922, 34264}
+KEPT = {269, 270, 271, 272, X, Y, 285, UNIT, 305, 306, 315, 316, XMP, 33432, 33550, IPTC, 33922, 34264}
 KEPT |= {PHOTOSHOP, ifd.EXIF, ICC, 34735, 34736, 34737, ifd.GPS, 42112, 42113}
 RAW, DEFLATE = 1, 8
 CONVERT_COLOURS = "Convert it to RGB with its colour profile first, as colours would change"
@@ -85,11 +85,10 @@ def check_layout(layout: Layout) -> None:
 
 
 def describe(file: BinaryIO, layout: Layout) -> Origin:
-    """Return the origin, with the orientation of the file still in its EXIF block."""
+    """Return the origin, without the orientation: Pillow and OpenCV turn TIFF files upright themselves."""
     order, start = ifd.open_structure(file)
     tags = ifd.read_directory(file, order, start, KEPT)
     exif = {tag: entry for tag, entry in tags.items() if tag not in (XMP, PHOTOSHOP, ICC, IPTC)}
-    kept = {tag: entry for tag, entry in tags.items() if tag != ifd.ORIENTATION}
     return Origin(
         format="TIFF",
         bilevel=layout.depths == (1,) and layout.samples == 1 and layout.photometric < 2,
@@ -97,7 +96,7 @@ def describe(file: BinaryIO, layout: Layout) -> Origin:
         icc=_bytes(tags, ICC),
         xmp=_bytes(tags, XMP),
         dpi=_resolution(order, tags),
-        settings={"order": order, "tags": kept, "compressed": layout.compression != RAW},
+        settings={"order": order, "tags": tags, "compressed": layout.compression != RAW},
     )
 
 
@@ -119,7 +118,7 @@ def metadata_tags(exif: bytes, icc: bytes, xmp: bytes, dpi: tuple[float, float] 
     order, tags = "<", ifd.Directory()
     with contextlib.suppress(ValueError, struct.error):
         order, start = ifd.open_structure(io.BytesIO(exif))
-        tags = ifd.read_directory(io.BytesIO(exif), order, start, KEPT - {ifd.ORIENTATION})
+        tags = ifd.read_directory(io.BytesIO(exif), order, start, KEPT)
     if icc:
         tags[ICC] = ifd.Entry(7, icc)
     if xmp:

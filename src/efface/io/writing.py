@@ -89,12 +89,13 @@ def _write_pnm(file: BinaryIO, stored: Stored, origin: Origin, quality: int | No
 
 
 def _write_jpeg(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
-    settings = dict(origin.settings)
+    settings: dict[str, Any] = {"subsampling": 0, **origin.settings}
     if quality is not None:
         settings.pop("qtables", None)
-        settings["quality"] = quality
+    if "qtables" not in settings:  # a quality beside them would scale the tables
+        settings["quality"] = quality or 95
     exif = b"Exif\0\0" + origin.exif if origin.exif else b""
-    _pillow(stored).save(file, "JPEG", **_common(origin), **{"quality": 95, "subsampling": 0, "exif": exif, **settings})
+    _pillow(stored).save(file, "JPEG", **_common(origin), exif=exif, **settings)
 
 
 def _write_webp(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
