@@ -56,8 +56,10 @@ class StrokeFill(Network):
     fill_widths: tuple[int, ...] = param((48, 64, 96, 128), "channels of the repairer, finest first", low=4, high=512)
     find_blocks: int = param(1, "residual blocks per level of the stroke finder", low=1, high=8)
     fill_blocks: int = param(2, "residual blocks per level of the repairer", low=1, high=8)
+    ink: str = param("found", "what is repaired: the strokes found, or all of the mask", choices=("found", "mask"))
     ink_from: float = param(0.03, "coverage from which a pixel counts as touched by ink", low=0.0, high=1.0)
     teach: float = param(0.5, "part of the training over which true strokes give way to found ones", low=0.0, high=1.0)
+    gain: float = param(0.02, "loss per decibel of PSNR in the mask, beside four times the L1", low=0.0, high=1.0)
 
     card = Card(
         title="StrokeFill: find the strokes, repair the strokes",
@@ -84,8 +86,10 @@ class StrokeFill(Network):
 
         ``batch`` holds ``picture``, ``target`` (b, 3, h, w), ``mask`` and ``alpha`` (b, 1, h, w), all in [0, 1].
         """
-        x, target, mask = batch["picture"], batch["target"], batch["mask"]
+        x, mask = batch["picture"], batch["mask"]
         ink = ((batch["alpha"] > self.ink_from) & (mask > 0)).float()
+        if self.ink == "mask":
+            return self._repair_loss(net, batch, mask)
         logits = net.strokes(x, mask)
         entropy = F.binary_cross_entropy_with_logits(logits, ink, reduction="none")
         find = (entropy * mask).sum() / mask.sum().clamp_min(1)
@@ -93,14 +97,19 @@ class StrokeFill(Network):
         taught = torch.rand(len(x), 1, 1, 1, generator=step.generator("teach")).to(x)
         trust = step.step / max(1.0, self.teach * step.total)
         found = torch.where(taught < trust, logits.sigmoid(), ink) * mask
-        error = (net.repair(x, mask, found) - target) * mask
+        losses = self._repair_loss(net, batch, found)
+        return losses | {"total": find + losses["total"], "find": find}
+
+    def run(self, net: StrokeFillNet, x: Tensor, *, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Return ``x`` (b, 3, h, w) without the text in ``mask`` (b, 1, h, w), in [0, 1]; elsewhere ``x`` itself."""
+        ink = net.strokes(x, mask).sigmoid() * mask if self.ink == "found" else mask
+        return net.repair(x, mask, ink).clamp(0, 1)
+
+    def _repair_loss(self, net: StrokeFillNet, batch: dict[str, Any], ink: Tensor) -> dict[str, Tensor]:
+        x, target, mask = batch["picture"], batch["target"], batch["mask"]
+        error = (net.repair(x, mask, ink) - target) * mask
         area = mask.mean((1, 2, 3)).clamp_min(1e-4)
         l1 = (error.abs().mean((1, 2, 3)) / area).mean()
         mse = error.square().mean((1, 2, 3)) / area
         decibel = -10 * torch.log10(mse + 1e-5).mean()
-        return {"total": find + 4 * l1 - 0.02 * decibel, "find": find, "l1": l1, "psnr_mask": decibel}
-
-    def run(self, net: StrokeFillNet, x: Tensor, *, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return ``x`` (b, 3, h, w) without the text in ``mask`` (b, 1, h, w), in [0, 1]; elsewhere ``x`` itself."""
-        ink = net.strokes(x, mask).sigmoid() * mask
-        return net.repair(x, mask, ink).clamp(0, 1)
+        return {"total": 4 * l1 - self.gain * decibel, "l1": l1, "psnr_mask": decibel}

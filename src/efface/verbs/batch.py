@@ -157,7 +157,7 @@ class Job:
 
     def _preview(self) -> dict[str, Any]:
         picture = read_picture(self.source)
-        found, mask = find(picture, dataclasses.replace(self._with_own_mask(), words=True))
+        found, mask = find(picture, self._with_own_mask())
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.output, overwrite=True) as temporary:
             preview(picture, found, mask).save(temporary, "PNG")

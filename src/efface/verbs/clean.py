@@ -51,10 +51,8 @@ class Rules:
     """What stays: rectangles, in which no pixel changes, or regular expressions on the words found."""
     only: str | None = None
     """Regular expression: of the text found, take only what matches."""
-    words: bool = False
-    """Read the words of the text that is found, even where no rule needs them."""
     min_confidence: float = 0.5
-    """Text found with less confidence stays."""
+    """Text that was read with less confidence stays; it mostly is none."""
     grow: int | None = None
     """Pixels by which the mask is widened. None: for text that was found at least 2, or 0.5 % of the shorter side."""
     feather: int = 2
@@ -106,11 +104,6 @@ class Rules:
     def searches(self) -> bool:
         """Whether text is looked for: nobody said where it is."""
         return self.mask is None and not self.boxes
-
-    @property
-    def reads(self) -> bool:
-        """Whether the words matter."""
-        return self.words or self.only is not None or bool(self._patterns)
 
     def choose(self, box: TextBox) -> str:
         """Say why the text in ``box`` stays; an empty answer means that it goes."""
@@ -267,7 +260,7 @@ def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what:
     size = picture.height, picture.width
     if rules.searches:
         tell(0.05, "looking for text")
-        texts = find_text(_eight_bits(picture.pixels), words=rules.reads)
+        texts = find_text(_eight_bits(picture.pixels))
         found = [Found(text, rules.choose(text)) for text in texts]
         mask = masks.from_polygons(size, [f.box.polygon for f in found if not f.stays])
         return found, masks.grow(mask, masks.default_grow(*size) if rules.grow is None else rules.grow)

@@ -98,7 +98,9 @@ def _method(recipe: Recipe) -> Network:
 
 
 def _check_same(run: Run, recipe: Recipe) -> None:
-    if changed := Recipe.from_dict(run.recipe, where=run.path).differences(recipe):
+    before = Recipe.from_dict(run.recipe, where=run.path)
+    before = dataclasses.replace(before, params=_method(before).params())  # which may have new ones since
+    if changed := before.differences(recipe):
         fix = 'Resume with the recipe as it was, or begin a new run with [train] init = ".../weights"'
         raise UsageError(f"the recipe is not the run's: {', '.join(changed)} changed", where=run.path, fix=fix)
 
