@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import cv2
@@ -95,23 +96,23 @@ def _write_jpeg(file: BinaryIO, stored: Stored, origin: Origin, quality: int | N
     if "qtables" not in settings:  # a quality beside them would scale the tables
         settings["quality"] = quality or 95
     exif = b"Exif\0\0" + origin.exif if origin.exif else b""
-    _pillow(stored).save(file, "JPEG", **_common(origin), exif=exif, **settings)
+    _save(stored, file, "JPEG", **_common(origin), exif=exif, **settings)
 
 
 def _write_webp(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
     lossless = quality is None and origin.settings.get("lossless", origin.format not in ("JPEG", "AVIF"))
-    _pillow(stored).save(
-        file, "WEBP", **_common(origin), exif=origin.exif, lossless=lossless, exact=True, quality=quality or 90
+    _save(
+        stored, file, "WEBP", **_common(origin), exif=origin.exif, lossless=lossless, exact=True, quality=quality or 90
     )
 
 
 def _write_avif(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
-    _pillow(stored).save(file, "AVIF", **_common(origin), exif=origin.exif, quality=quality or 90)
+    _save(stored, file, "AVIF", **_common(origin), exif=origin.exif, quality=quality or 90)
 
 
 def _write_bmp(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
     if stored.alpha is None:
-        _pillow(stored).save(file, "BMP", dpi=origin.dpi or (96, 96))
+        _save(stored, file, "BMP", dpi=origin.dpi or (96, 96))
     else:  # Pillow would write the alpha as padding
         colours = np.broadcast_to(stored.pixels[..., ::-1], (*stored.alpha.shape, 3))
         file.write(cv2.imencode(".bmp", np.concatenate([colours, stored.alpha[..., None]], 2))[1].data)
@@ -120,7 +121,7 @@ def _write_bmp(file: BinaryIO, stored: Stored, origin: Origin, quality: int | No
 def _write_gif(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
     assert stored.palette is not None
     clear = np.flatnonzero(stored.palette[:, 3] == 0)
-    _pillow(stored).save(file, "GIF", optimize=False, **({"transparency": int(clear[0])} if len(clear) else {}))
+    _save(stored, file, "GIF", optimize=False, **({"transparency": int(clear[0])} if len(clear) else {}))
 
 
 _WRITERS = {
@@ -132,6 +133,12 @@ _WRITERS = {
 def _common(origin: Origin) -> dict[str, Any]:
     common = {"icc_profile": origin.icc, "xmp": origin.xmp, "dpi": origin.dpi}
     return {name: value for name, value in common.items() if value}
+
+
+def _save(stored: Stored, file: BinaryIO, form: str, **settings: Any) -> None:
+    # Given a file of the system, Pillow writes past Python and does not notice when a disk fills up.
+    plain: Any = SimpleNamespace(write=file.write, flush=file.flush)
+    _pillow(stored).save(plain, form, **settings)
 
 
 def _pillow(stored: Stored) -> Image.Image:
