@@ -13,6 +13,7 @@ from efface.verbs import fit as verb
 from efface.verbs.fit import fit
 
 RECIPE = 'method = "toy"\n[params]\nwidth = 3\n[train]\nsteps = 4\nbatch = 2\n'
+PLAN = {"steps": 4, "batch": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,11 @@ def test_run_is_neither_overwritten_nor_resumed_otherwise(recipe):
     assert fit(recipe, out="r", device="cpu", resume=True, progress=said.append).finished
     assert said == ["Finished already: r/weights"]
     assert same(before, weights(run))
+
+
+def test_hyper_parameter_that_is_new_since_does_not_hinder_resuming(recipe):
+    run = Run.create("r", {"method": "toy", "data": {"source": Toy.trains_on}, "params": {"width": 3}, "train": PLAN})
+    assert fit(recipe, out="r", device="cpu", resume=True, progress=None).path == run.path
 
 
 def test_stopped_run_says_how_to_go_on(recipe, monkeypatch, capsys):

@@ -103,11 +103,20 @@ def test_update_that_is_not_finite_is_skipped_and_counted(fit):
     assert all(torch.isfinite(v).all() for v in weights(run).values())
 
 
-def test_training_that_has_diverged_ends_with_an_error_and_keeps_its_state(tmp_path):
+class HalfBroken(Toy):
+    """One phase has no finite loss from step 5 on; the other goes on well."""
+
+    def loss(self, net, batch, step):
+        losses = super().loss(net, batch, step)
+        return losses | {"total": losses["total"] * (float("nan") if step.step >= 5 else 1.0)}
+
+
+@pytest.mark.parametrize("method", [HalfBroken(), HalfBroken(critic=True)], ids=["one phase", "one of two"])
+def test_training_that_has_diverged_ends_with_an_error_and_keeps_its_state(tmp_path, method):
     plan = recipe(steps=40, checkpoint_minutes=0)
     run = Run.create(tmp_path, plan.as_dict())
-    with pytest.raises(EffaceError, match=f"{PATIENCE} updates in a row.*lr"):
-        train(Toy(), Spoilt(range(5, 40), nan), plan, run, device="cpu")
+    with pytest.raises(EffaceError, match=rf"{PATIENCE} steps in a row.*lr"):
+        train(method, Noise(), plan, run, device="cpu")
     assert run.load_state()[1]["step"] == 5 + PATIENCE - 1
     assert not run.finished
 

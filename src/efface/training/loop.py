@@ -42,7 +42,7 @@ def train(
     Raises
     ------
     EffaceError
-        If the gradient is not finite for :data:`~efface.training.trainer.PATIENCE` updates in a row.
+        If a gradient is not finite in :data:`~efface.training.trainer.PATIENCE` steps in a row.
     """
     settings = recipe.train
     trainer = Trainer(method, settings, accelerator(settings, device))

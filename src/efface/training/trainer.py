@@ -23,7 +23,7 @@ from efface.training.recipe import Train
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PATIENCE = 10  # updates in a row without a finite gradient before a training is given up
+PATIENCE = 10  # steps in a row with a gradient that is not finite before a training is given up
 Batch = dict[str, Any]
 
 
@@ -72,9 +72,11 @@ class Trainer:
         """Take one step, in which every phase that is due updates its weights; return scalars for the log."""
         given = [(self._prepared(batch, step := self._told(i)), step) for i, batch in enumerate(batches)]
         logged: dict[str, Tensor | float] = {}
+        skipped = self.skipped
         for name, phase in self.phases.items():
             for update in range(phase.updates if self.step % phase.every == 0 else 0):
                 logged |= self._update(name, given, update)
+        self._check_patience(self.skipped - skipped)
         if self.ema is not None:
             self.ema.update(self.net.state_dict(), self.step)
         self.step += 1
@@ -97,9 +99,8 @@ class Trainer:
         self._average([losses["total"], *gradients])
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm + losses["total"]):
-            self._skip(name)
+            self.skipped += 1
             return {}
-        self.skipped_in_a_row = 0
         if settings.clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
         rate = settings.lr * lr_factor(settings.schedule, self.step, self.train.steps, settings.warmup)
@@ -118,13 +119,12 @@ class Trainer:
         for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def _skip(self, name: str) -> None:
-        self.skipped += 1
-        self.skipped_in_a_row += 1
+    def _check_patience(self, skipped: int) -> None:
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         if self.skipped_in_a_row == PATIENCE:
             raise EffaceError(
-                f"the loss or its gradient was not finite in {PATIENCE} updates in a row, up to step {self.step}",
-                where=f"{self.method.name}, phase {name}",
+                f"a loss or its gradient was not finite in {PATIENCE} steps in a row, up to step {self.step}",
+                where=self.method.name,
                 fix="Lower lr, set clip, lengthen warmup, or use float32 in [train]",
             )
 
