@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from efface.parts.text.detect import TextBox, find_text
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from efface.core.trained import Trained
 
@@ -42,11 +43,13 @@ class Rules:
     """What to take out of a picture, what to leave, and how: the same for one picture and for a thousand."""
 
     remove: str = "text"
-    """What is looked for where neither ``mask`` nor ``boxes`` are given."""
+    """What is looked for where none of ``mask``, ``boxes`` and ``polygons`` are given."""
     mask: Any = None
     """Picture (path, PIL image, array) of the same size, white = take away."""
     boxes: Sequence[str | Sequence[int]] = ()
     """Rectangles to take away: ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels."""
+    polygons: Sequence[Any] | None = None
+    """Outlines of texts to take away: (n, 2) corners x and y in pixels. None: nobody chose any."""
     keep: Sequence[str | Sequence[int]] = ()
     """What stays: rectangles, in which no pixel changes, or regular expressions on the words found."""
     only: str | None = None
@@ -54,12 +57,14 @@ class Rules:
     min_confidence: float = 0.5
     """Text that was read with less confidence stays; it mostly is none."""
     grow: int | None = None
-    """Pixels by which the mask is widened. None: for text that was found at least 2, or 0.5 % of the shorter side."""
+    """Pixels by which the mask is widened. None: for outlines of text at least 2, or 0.5 % of the shorter side."""
     feather: int = 2
     """Pixels over which the result fades into the picture around the mask."""
     quality: str = "default"
     """``fast``, ``default`` or ``best``, where no method is named."""
     method: str | None = None
+    iterations: int | None = None
+    """Refinements of an iterative method. None: as many as its weights were trained for."""
     weights: str | Path | None = None
     memory: int = 2_000_000_000
     """Bytes that the whole process may use, about."""
@@ -76,6 +81,8 @@ class Rules:
                 raise UsageError(f"{value} px is outside 0 to 1000", where=name)
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"{self.min_confidence} is outside 0 to 1", where="confidence")
+        if self.iterations is not None and self.iterations < 1:
+            raise UsageError(f"{self.iterations} iterations do nothing", where="iterations", fix="Give 1 or more")
         for pattern in (self.only, *self._patterns):
             try:
                 re.compile(pattern or "")
@@ -103,7 +110,7 @@ class Rules:
     @property
     def searches(self) -> bool:
         """Whether text is looked for: nobody said where it is."""
-        return self.mask is None and not self.boxes
+        return self.mask is None and not self.boxes and self.polygons is None
 
     def choose(self, box: TextBox) -> str:
         """Say why the text in ``box`` stays; an empty answer means that it goes."""
@@ -152,6 +159,8 @@ class Cleaned:
     on the rim of the mask, high where it cuts through text; ``seconds``."""
     method: str
     notes: list[str] = field(default_factory=list)
+    iterates: list[Picture] = field(default_factory=list)
+    """What an iterative method had after each iteration, the last one being ``picture``, where that was asked for."""
 
     @property
     def image(self) -> Image.Image:
@@ -189,6 +198,7 @@ def clean(
     feather: int = 2,
     quality: str = "default",
     method: str | None = None,
+    iterations: int | None = None,
     weights: str | Path | None = None,
     memory: int = 2_000_000_000,
     device: str = "auto",
@@ -217,6 +227,7 @@ def clean(
         feather=feather,
         quality=quality,
         method=method,
+        iterations=iterations,
         weights=weights,
         memory=memory,
         device=device,
@@ -224,8 +235,8 @@ def clean(
     return apply(image, rules, progress=progress)
 
 
-def apply(image: Any, rules: Rules, *, progress: Progress | None = None) -> Cleaned:
-    """Do to ``image`` what ``rules`` say; see :func:`clean`."""
+def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterates: bool = False) -> Cleaned:
+    """Do to ``image`` what ``rules`` say; see :func:`clean`. ``iterates`` keeps those of an iterative method."""
     tell, start = progress or (lambda fraction, what: None), time.perf_counter()
     with ThreadPoolExecutor(1, "efface-load") as pool:
         loading = pool.submit(_trained, *rules.network) if rules.searches else None  # while text is looked for
@@ -237,11 +248,12 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None) -> Clea
         rim = mask & masks.grow(~mask, 2)
         before = picture.pixels[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
-        rest = flat_fill(picture.rgb, picture.paste, mask, feather_px=rules.feather, keep=kept)
+        rest, stages = flat_fill(picture.rgb, picture.paste, mask, feather_px=rules.feather, keep=kept), [picture]
         if rest.any():
             tell(0.35, "loading the network")
             network = (loading or pool.submit(_trained, *rules.network)).result()
-            _repair(picture, rest, kept, network, rules, tell)
+            stages = _stages(picture, network, rules) if iterates else stages
+            _repair(stages, rest, kept, network, rules, tell)
     tell(1.0, "done")
     masked = int(mask.sum())
     change = np.abs(picture.pixels[rim] - before)
@@ -252,23 +264,28 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None) -> Clea
         "seconds": time.perf_counter() - start,
     }
     notes = [] if masked else ["nothing was taken away: " + ("no such text" if rules.searches else "the mask is empty")]
-    return Cleaned(picture, mask, found, scores, rules.network[0] or str(rules.weights), notes)
+    method = rules.network[0] or str(rules.weights)
+    return Cleaned(picture, mask, found, scores, method, notes, stages if len(stages) > 1 else [])
 
 
 def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what: None) -> tuple[list[Found], Mask]:
     """Find what ``rules`` take out of ``picture``: the texts, and the mask (h, w) without what is kept by region."""
     size = picture.height, picture.width
+
+    def outlined(polygons: Sequence[Any]) -> Mask:
+        mask = masks.from_polygons(size, polygons)
+        return masks.grow(mask, masks.default_grow(*size) if rules.grow is None else rules.grow)
+
     if rules.searches:
         tell(0.05, "looking for text")
         texts = find_text(_eight_bits(picture.pixels))
         found = [Found(text, rules.choose(text)) for text in texts]
-        mask = masks.from_polygons(size, [f.box.polygon for f in found if not f.stays])
-        return found, masks.grow(mask, masks.default_grow(*size) if rules.grow is None else rules.grow)
+        return found, outlined([f.box.polygon for f in found if not f.stays])
     mask = masks.from_boxes(size, map(_box, rules.boxes))
     if rules.mask is not None:
         given = read_picture(rules.mask if not isinstance(rules.mask, np.ndarray) else _as_levels(rules.mask))
         mask |= masks.from_picture(given.pixels, size)
-    return [], masks.grow(mask, rules.grow or 0)
+    return [], masks.grow(mask, rules.grow or 0) | outlined(rules.polygons or ())
 
 
 def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image:
@@ -295,19 +312,46 @@ def _load(method: str | None, weights: str | None, device: str) -> Trained:
     return load(method, weights=weights, device=device)
 
 
-def _repair(picture: Picture, mask: Mask, kept: Mask, network: Trained, rules: Rules, tell: Progress) -> None:
+def _stages(picture: Picture, network: Trained, rules: Rules) -> list[Picture]:
+    """Return a picture for each iteration, the last one being ``picture`` itself."""
+    count = _iterations(network, rules) or 1
+    copies = [replace(picture, pixels=picture.pixels.copy(), notes=[*picture.notes]) for _ in range(count - 1)]
+    return [*copies, picture]
+
+
+def _iterations(network: Trained, rules: Rules) -> int | None:
+    """Return how often ``network`` refines; None where it is not iterative, and then nobody may ask for iterations."""
+    trained = network.method.params().get("iterations")
+    if trained is None and rules.iterations is not None:
+        raise UsageError(f"{network.card['method']} is not iterative", where="iterations", fix="Leave them out")
+    return rules.iterations or trained
+
+
+def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained, rules: Rules, tell: Progress) -> None:
+    """Repair the last of ``stages``, and the others as far as an iterative method comes in as many iterations."""
     from efface.parts import crops
 
-    card = network.method.card
+    card, picture = network.method.card, stages[-1]
     room = crops.pixels_for(rules.memory - picture.pixels.nbytes, bytes_per_pixel=BYTES_PER_PIXEL, fixed=FIXED_BYTES)
     room = min(room, LARGEST_CROP)
     boxes = crops.crops_around(
         mask, context=max(card.radius, 16), multiple=card.multiple, smallest=card.smallest, largest_pixels=room
     )
+    count = _iterations(network, rules)
+    given: dict[str, Any] = {} if count is None else {"iterations": count, "return_all": len(stages) > 1}
+
+    def run(x: Tensor, mask: Tensor) -> Tensor:
+        made = network.run(x, mask=mask, **given)
+        return made.transpose(0, 1).flatten(1, 2) if len(stages) > 1 else made  # (b, iterations * 3, h, w)
+
+    def paste(box: masks.Box, values: np.ndarray, weight: np.ndarray) -> None:
+        for stage, part in zip(stages, np.split(values, len(stages)), strict=True):
+            stage.paste(box, part, weight)
+
     crops.apply(
-        lambda x, m: network.run(x, mask=m),
+        run,
         picture.rgb,
-        picture.paste,
+        paste,
         mask,
         boxes,
         multiple=card.multiple,

@@ -54,6 +54,9 @@ def clean_(
     best: Annotated[
         bool, Parameter(group=HOW, help="Use the method with the best pictures, which takes longer.")
     ] = False,
+    iterations: Annotated[
+        int | None, Parameter(group=HOW, help="How often an iterative method refines. Default: as it was trained.")
+    ] = None,
     weights: Annotated[
         Path | None, Parameter(group=HOW, help="Weights folder instead of the one that comes along.")
     ] = None,
@@ -99,6 +102,7 @@ def clean_(
         feather=feather,
         quality="fast" if fast else "best" if best else "default",
         method=method,
+        iterations=iterations,
         weights=weights,
         memory=parse_bytes(memory),
         device=device,
