@@ -22,7 +22,7 @@ from efface.training.recipe import Train
 from efface.training.trainer import Trainer, accelerator
 
 SIZE, BATCH, STEPS, LONG, TESTS = 64, 8, 500, 4000, 96
-THIRD = StrokeFill(find_widths=(16, 24, 32), fill_widths=(16, 24, 32), fill_blocks=1, teach=0.3)
+THIRD = StrokeFill(find_widths=(16, 24, 32), fill_widths=(16, 24, 32), teach=0.3)
 
 CLAIM = Claim(
     statement="An eraser that first finds the strokes in a box and repairs them alone leaves a better picture than the "

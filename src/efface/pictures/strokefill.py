@@ -55,7 +55,7 @@ class StrokeFill(Network):
     find_widths: tuple[int, ...] = param((32, 48, 64, 96), "channels of the finder, finest first", low=4, high=512)
     fill_widths: tuple[int, ...] = param((48, 64, 96, 128), "channels of the repairer, finest first", low=4, high=512)
     find_blocks: int = param(1, "residual blocks per level of the stroke finder", low=1, high=8)
-    fill_blocks: int = param(2, "residual blocks per level of the repairer", low=1, high=8)
+    fill_blocks: int = param(1, "residual blocks per level of the repairer", low=1, high=8)
     ink: str = param("found", "what is repaired: the strokes found, or all of the mask", choices=("found", "mask"))
     ink_from: float = param(0.03, "coverage from which a pixel counts as touched by ink", low=0.0, high=1.0)
     teach: float = param(0.5, "part of the training over which true strokes give way to found ones", low=0.0, high=1.0)
@@ -74,7 +74,7 @@ class StrokeFill(Network):
         dtypes=("float32", "bfloat16"),
         good_at="Small and quick; boxes are enough as masks. Strokes wider than about 20 px become smooth.",
     )
-    small: ClassVar[dict[str, Any]] = {"find_widths": (4, 8, 8, 8), "fill_widths": (4, 8, 8, 8), "fill_blocks": 1}
+    small: ClassVar[dict[str, Any]] = {"find_widths": (4, 8, 8, 8), "fill_widths": (4, 8, 8, 8)}
 
     def build(self) -> StrokeFillNet:
         """Build both networks; before training the first finds nothing and the second changes nothing."""

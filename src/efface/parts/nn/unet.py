@@ -9,15 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Block(nn.Module):
-    """Add two 3x3 convolutions to the input; the second starts at zero, so that a new block is the identity.
+class PixelNorm(nn.LayerNorm):
+    """Normalise the channels of (b, c, h, w) at each pixel by itself, which keeps it independent of far ones."""
 
-    Channels are normalised at each pixel by itself, which keeps the answer at a pixel independent of far ones.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, c, h, w) to (b, c, h, w); in channels_last the transpositions are views."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Add two 3x3 convolutions to the input; the second starts at zero, so that a new block is the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = PixelNorm(channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
@@ -25,8 +30,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c, h, w) to (b, c, h, w)."""
-        y = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # a view, and no copy, in channels_last
-        return x + self.second(F.relu(self.first(y)))
+        return x + self.second(F.relu(self.first(self.norm(x))))
 
 
 class UNet(nn.Module):
@@ -43,6 +47,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(c) for _ in range(blocks))) for c in widths)
         self.decode = nn.ModuleList(nn.Sequential(*(Block(c) for _ in range(blocks))) for c in widths[:-1])
+        self.norm = PixelNorm(widths[0])  # and no activation behind it, which might die
         self.exit = nn.Conv2d(widths[0], outputs * grid**2, 3, padding=1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
@@ -58,4 +63,4 @@ class UNet(nn.Module):
         x = self.encode[-1](x)
         for decode, up in zip(reversed(self.decode), reversed(self.up), strict=True):
             x = decode(skips.pop() + F.interpolate(up(x), scale_factor=2.0, mode="nearest"))
-        return F.pixel_shuffle(self.exit(F.relu(x)), self.grid)
+        return F.pixel_shuffle(self.exit(self.norm(x)), self.grid)
