@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from efface.core.method import Step
 from efface.parts.masks import Box
 from efface.parts.nn.recurrent import SepConvGRU, sequence_loss
 from efface.parts.nn.residual import instance_norm
@@ -138,7 +139,7 @@ def test_recomputing_leaves_the_gradients():
     for recompute in (False, True):
         params = method(recompute=recompute, iterations=3)
         net = network(params).train()
-        params.loss(net, batch, None)["total"].backward()
+        params.loss(net, batch, Step())["total"].backward()
         gradients.append({name: p.grad for name, p in net.named_parameters()})
     assert all(g is not None for g in gradients[0].values())
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
@@ -153,11 +154,28 @@ def test_loss_weighs_the_mask_and_later_iterates():
     batch = {"picture": x, "mask": mask, "target": x}
     share = mask.mean().item()
     for weight in (0.0, 20.0):
-        losses = method(mask_weight=weight, loss_decay=0.5).loss(Constant(), batch, None)
+        losses = method(mask_weight=weight, loss_decay=0.5).loss(Constant(), batch, Step())
         inside = share * (1 + weight) / (1 + share * weight)
         assert losses["first"].item() == pytest.approx(inside)
         assert losses["total"].item() == pytest.approx(0.5 * inside + 0.5 * inside)
     assert sequence_loss([torch.tensor(1.0)] * 3, 0.5).item() == pytest.approx(1.75)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "counts"), [(0.0, [4] * 8), (0.5, [1, 2, 3, 4, 4, 4, 4, 4]), (1.0, [1, 1, 2, 2, 3, 3, 4, 4])]
+)
+def test_iterations_rise_in_training(ramp, counts):
+    class Counting(torch.nn.Module):
+        def forward(self, x, mask, iterations):
+            seen.append(iterations)
+            return [x]
+
+    seen, (x, mask) = [], picture(32, 32)
+    for step in range(8):
+        method(iterations=4, ramp=ramp).loss(
+            Counting(), {"picture": x, "mask": mask, "target": x}, Step(step=step, total=8)
+        )
+    assert seen == counts
 
 
 def test_result_is_a_picture_and_iterates_are_not_clamped():

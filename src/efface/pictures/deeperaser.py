@@ -9,14 +9,16 @@ weighing more. Training masks cover a random part of the text, so that text outs
 One iteration looks only ten cells far. ``run`` therefore refines windows around the masked places, which shrink from
 iteration to iteration and hold the same values as the whole picture would; outside of them the input is returned.
 
-Beyond the paper, ``stride`` works on a pixel-unshuffled grid, ``mask_weight`` weighs the loss inside the mask, and
-``out_act="none"`` drops the last LeakyReLU, which slows darkening residuals five times.
+Beyond the paper, ``stride`` works on a pixel-unshuffled grid, ``mask_weight`` weighs the loss inside the mask, ``ramp``
+begins the training with one iteration, and ``out_act="none"`` drops the last LeakyReLU, which slows darkening residuals
+five times.
 
 Left out: nothing of the network; its weights are trained on made-up text instead of the paper's data sets.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,6 +155,9 @@ class DeepEraser(Network):
     stride: int = param(1, "pixels of one cell of the grid: 1 as published, 4 for a CPU", choices=(1, 2, 4))
     out_act: str = param("lrelu0.2", "activation of the residual", choices=("lrelu0.2", "none"))
     iterations: int = param(8, "refinements in training, and in use where not told otherwise", low=1)
+    ramp: float = param(
+        0.0, "part of the training over which refinements rise from 1 to all, to save time", low=0, high=1
+    )
     loss_decay: float = param(0.85, "weight of an iterate's loss relative to the next one's", low=0, high=1)
     mask_weight: float = param(0.0, "extra weight of a masked pixel's loss; 20 makes it count 21 times", low=0)
     recompute: bool = param(True, "compute each iteration anew in the backward pass: a third slower, far less memory")
@@ -165,7 +170,8 @@ class DeepEraser(Network):
         """Return the sequence loss of ``picture`` and ``mask`` against ``target``, and the first and last L1 of it."""
         weight = 1 + self.mask_weight * batch["mask"]
         weight = weight / weight.mean()
-        iterates = net(batch["picture"], batch["mask"], self.iterations)
+        progress = (step.step + 1) / max(1.0, self.ramp * step.total)
+        iterates = net(batch["picture"], batch["mask"], math.ceil(self.iterations * min(1.0, progress)))
         errors = [(weight * (iterate - batch["target"]).abs()).mean() for iterate in iterates]
         total = sequence_loss(errors, self.loss_decay)
         return {"total": total, "first": errors[0].detach(), "last": errors[-1].detach()}
