@@ -8,14 +8,75 @@ by ``/?token=TOKEN``, which sets a cookie; others send ``Authorization: Bearer T
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
 
-from efface.app.serving.routes import jobs, methods, pictures
+from efface.app.serving.refusing import add_handlers
+from efface.app.serving.routes import catalogue, jobs, pictures
+from efface.app.serving.schemas import Problem
+from efface.app.serving.security import Guard
+from efface.app.serving.service import Service
+from efface.app.serving.settings import Settings
+
+WEB = Path(__file__).parent / "web"
 
 
-def create_app() -> FastAPI:
-    """Build the application."""
-    app = FastAPI(title="efface", docs_url=None, redoc_url=None)
-    for room in (pictures, jobs, methods):
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; its workers and its temporary folder last from startup to shutdown."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = Service(settings)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(app.state.service.close)
+
+    app = FastAPI(
+        title="efface",
+        description="Take text out of pictures.",
+        version=version("efface"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": Problem, "description": "What is wrong, and what to do"}},
+    )
+    add_handlers(app)
+    app.add_middleware(Guard, settings=settings)
+    for room in (pictures, jobs, catalogue):
         app.include_router(room.router)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/assets", StaticFiles(directory=WEB, check_dir=False))
     return app
+
+
+def serve(settings: Settings, *, port: int, started: Callable[[], None] = lambda: None) -> None:
+    """Serve until stopped. ``started`` is told once connections are taken."""
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list | None = None) -> None:
+            await super().startup(sockets)
+            started()
+
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=2,  # a page that follows a job would hold it open
+    )
+    Server(config).run()

@@ -18,7 +18,6 @@ from efface.errors import UnknownNameError, UsageError
 from efface.io.images import Picture, read_picture, write_picture
 from efface.io.picture import full_scale
 from efface.parts import masks
-from efface.parts.fill import flat_fill
 from efface.parts.text.detect import TextBox, find_text
 
 if TYPE_CHECKING:
@@ -248,6 +247,8 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         rim = mask & masks.grow(~mask, 2)
         before = picture.pixels[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
+        from efface.parts.fill import flat_fill  # imports torch, meanwhile text was found
+
         rest, stages = flat_fill(picture.rgb, picture.paste, mask, feather_px=rules.feather, keep=kept), [picture]
         if rest.any():
             tell(0.35, "loading the network")

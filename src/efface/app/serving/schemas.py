@@ -86,21 +86,23 @@ class Rules(Closed):
     texts of `take`, minus those of `leave`, plus `boxes`, plus the picture's painted mask; minus the boxes of `keep`.
     """
 
-    texts: bool = Field(True, description="Take the text that is found.")
-    min_confidence: float = Field(0.5, ge=0, le=1, description="Text found with less confidence stays.")
-    only: str | None = Field(None, max_length=500, description="Regular expression: take only text that matches.")
-    take: list[Index] = Field([], max_length=10_000, description="Indices of texts that go, whatever the rules say.")
-    leave: list[Index] = Field([], max_length=10_000, description="Indices of texts that stay, whatever the rules say.")
-    boxes: list[Box] = Field([], max_length=1000, description="Rectangles to take away.")
-    mask: bool = Field(False, description="Take what the picture's painted mask covers, as it is now.")
+    texts: bool = Field(default=True, description="Take the text that is found.")
+    min_confidence: float = Field(default=0.5, ge=0, le=1, description="Text found with less confidence stays.")
+    only: str | None = Field(default=None, max_length=500, description="Regular expression; other text stays.")
+    take: list[Index] = Field(default=[], max_length=10_000, description="Indices of texts that go in any case.")
+    leave: list[Index] = Field(default=[], max_length=10_000, description="Indices of texts that stay in any case.")
+    boxes: list[Box] = Field(default=[], max_length=1000, description="Rectangles to take away.")
+    mask: bool = Field(default=False, description="Take what the picture's painted mask covers, as it is now.")
     keep: list[Box | Annotated[str, Field(max_length=500)]] = Field(
-        [], max_length=1000, description="Rectangles in which no pixel changes, or regular expressions on the words."
+        default=[],
+        max_length=1000,
+        description="Rectangles in which no pixel changes, or regular expressions on the words.",
     )
-    grow: int | None = Field(None, ge=0, le=1000, description="Pixels to widen by; null: as it suits found text.")
-    feather: int = Field(2, ge=0, le=1000, description="Pixels over which the result fades into the picture.")
+    grow: int | None = Field(default=None, ge=0, le=1000, description="Pixels to widen by; null: as suits found text.")
+    feather: int = Field(default=2, ge=0, le=1000, description="Pixels over which the result fades into the picture.")
     quality: Literal["fast", "default", "best"] = "default"
-    method: str | None = Field(None, max_length=100, description="Method of the catalogue instead of a quality.")
-    iterations: int | None = Field(None, ge=1, le=64, description="Refinements, for iterative methods only.")
+    method: str | None = Field(default=None, max_length=100, description="Method instead of a quality.")
+    iterations: int | None = Field(default=None, ge=1, le=64, description="Refinements, for iterative methods only.")
 
 
 class NewJob(Closed):
@@ -142,8 +144,8 @@ class Job(Closed):
     state: Literal["waiting", "running", "done", "failed", "cancelled"]
     progress: float = Field(description="How much is done, 0 to 1.")
     doing: str = Field(description="What goes on, in words.")
-    problem: Problem | None = Field(None, description="Why it failed.")
-    result: Result | None = Field(None, description="There once it is done.")
+    problem: Problem | None = Field(default=None, description="Why it failed.")
+    result: Result | None = Field(default=None, description="There once it is done.")
 
 
 class Method(Closed):
@@ -157,7 +159,7 @@ class Method(Closed):
     task: str
     good_at: str
     speed: str
-    parameters: int | None = Field(description="Numbers in the weights that come along; null where none do.")
+    weight_bytes: int | None = Field(description="Size of the weights that come along; null where none do.")
     usable: bool = Field(description="Whether jobs can use it: it takes text out of pictures and has weights.")
     iterations: int | None = Field(description="Refinements of an iterative method by default; null for others.")
 

@@ -1,0 +1,44 @@
+"""Hold what serves the requests: the pictures, the jobs, and the workers for both."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from efface.app.serving.jobs import Jobs
+from efface.app.serving.pool import Pool
+from efface.app.serving.settings import Settings
+from efface.app.serving.store import Store
+
+LOOKERS, PATIENT = 2, 64
+"""Workers that only look at pictures, so that looking never waits for cleaning, and how many may wait for them."""
+
+
+class Service:
+    """Everything behind the routes; all that it writes lies in one temporary folder, which goes when it closes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.root = Path(tempfile.mkdtemp(prefix="efface-")).resolve()
+        most = {"memory": 1.5 * settings.memory, "seconds": settings.seconds}
+        self.looking = Pool(LOOKERS, max_waiting=PATIENT, **most)
+        self.cleaning = Pool(settings.workers, max_waiting=settings.max_waiting, **most)
+        self.pictures = Store(self.root, settings, self.looking)
+        self.jobs = Jobs(self.pictures, settings, self.cleaning)
+
+    def close(self) -> None:
+        """End the workers, and remove all files."""
+        self.cleaning.close()
+        self.looking.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+Here = Annotated[Service, Depends(_service)]
