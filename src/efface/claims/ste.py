@@ -25,14 +25,22 @@ from efface.seeds import torch_generator
 from efface.training.recipe import Train
 from efface.training.trainer import Trainer, accelerator
 
-HIDDEN = {"feather": 2, "stroke": 1, "stroke_width": 2, "stroke_colour": 0, "shadow": 1, "direction": 3}
+HIDDEN = {
+    "feather": 2,
+    "stroke": 1,
+    "stroke_width": 2,
+    "stroke_colour": 0,
+    "shadow": 1,
+    "direction": 3,
+    "distance": 3,
+}
 TRUE = {"feather": 2, "stroke": 1, "shadow": 1}
 """Decisions, and their options in the hidden style, on which the policy is measured."""
-DECISIONS = ("feather", "italic", "curve", "stroke", "stroke_width", "stroke_colour", "shadow", "direction")
+DECISIONS = ("feather", "italic", "stroke", "stroke_width", "stroke_colour", "shadow", "direction", "distance")
 SIZE, SCALE, BATCH = 64, 0.4, 8
 LETTERS = 0.2, 0.26
 LR = 2e-3
-STEPS, LONG, TESTS = 240, 1500, 48
+STEPS, LONG, TESTS = 200, 1500, 48
 
 CLAIM = Claim(
     statement="A policy that learns the style of synthetic text from rewards finds a hidden style; erasers that learn "
@@ -126,10 +134,8 @@ def check(context: Context) -> list[Effect]:
 
 def _train(context: Context, seed: int, params: dict[str, Any]) -> Arm:
     method = Ste(
-        width=8, scale=SCALE, decisions=DECISIONS, perceptual=0.0,
-        style=0.0,
-        adversarial=0.0, policy_every=5, policy_updates=1, policies=8,
-        pictures=2, policy_lr=1e-2, realism=10.0, **params,
+        width=8, scale=SCALE, decisions=DECISIONS, perceptual=0.0, style=0.0, adversarial=0.0, realism=20.0,
+        policy_every=5, policy_updates=1, policies=8, pictures=3, policy_lr=1e-2, **params,
     )  # fmt: skip
     steps = 2 if context.quick else LONG if context.long else STEPS
     train = Train(steps=steps, batch=BATCH, seed=seed, lr=LR, schedule="cosine", warmup=0.05)

@@ -63,11 +63,16 @@ def up(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def start(layer: nn.Module) -> None:
-    """Draw weights from N(0, 0.02), set biases to zero; batch norms start at N(1, 0.02)."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
-        nn.init.normal_(layer.weight, 1.0 if isinstance(layer, nn.BatchNorm2d) else 0.0, 0.02)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+    """Draw weights from N(0, 1 / fan-in), set biases to zero; the scales of batch norms start at N(1, 0.02).
+
+    The N(0, 0.02) of EraseNet is that of its widest layers; in narrow ones it would silence the skips.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, 0.02)
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _normed(layer: nn.Conv2d | nn.ConvTranspose2d, axis: int, activation: bool) -> nn.Sequential:
