@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test test-all lint docs bench clean
+.PHONY: help demo test test-all test-browser lint docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -30,13 +30,16 @@ demo: $(VENV)/.package ## clean the bundled pictures and show before and after
 	@echo "Cleaned pictures and the before/after sheet: $(CURDIR)/out/demo"
 
 # Each test worker computes on its own share of the cores.
-test test-all: export OMP_NUM_THREADS ?= $(shell n=$$(nproc || echo 2); echo $$((n > $(WORKERS) ? n / $(WORKERS) : 1)))
+test test-all test-browser: export OMP_NUM_THREADS ?= $(shell n=$$(nproc || echo 2); echo $$((n > $(WORKERS) ? n / $(WORKERS) : 1)))
 
 test: $(VENV)/.tools ## run the tests
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow"
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --ignore tests/browser -m "not slow"
 
 test-all: $(VENV)/.tools ## run the tests, those that take minutes included
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --ignore tests/browser
+
+test-browser: $(VENV)/.tools ## run the tests of the page in a real browser; needs Debian's chromium or another
+	@$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.tools ## check format, style and types
 	@$(BIN)/ruff format --check .

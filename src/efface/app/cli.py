@@ -21,6 +21,11 @@ COMMANDS = {
         "stay as they are: results are called NAME_clean, and every pixel outside the mask stays exactly as it was.",
         "efface clean holiday/ -o cleaned/ --keep 0,0,200,80 --report",
     ),
+    "serve": (
+        "Erase in the browser.\n\nServes a page to this machine alone: drop pictures, choose what goes, compare, and "
+        "download. Needs the extra `web`.",
+        "efface serve --open",
+    ),
     "list": ("List the methods.", 'efface list --task "text from pictures"'),
     "show": (
         "Show what a method does.\n\nIts card, hyper-parameters, weights, and the evidence stored for it.",

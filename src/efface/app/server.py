@@ -8,6 +8,7 @@ by ``/?token=TOKEN``, which sets a cookie; others send ``Authorization: Bearer T
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from efface.app.serving.schemas import Problem
 from efface.app.serving.security import Guard
 from efface.app.serving.service import Service
 from efface.app.serving.settings import Settings
+from efface.errors import UsageError
 
 WEB = Path(__file__).parent / "web"
 
@@ -63,20 +65,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def serve(settings: Settings, *, port: int, started: Callable[[], None] = lambda: None) -> None:
-    """Serve until stopped. ``started`` is told once connections are taken."""
+def listen(host: str, port: int) -> socket.socket:
+    """Take ``port`` of ``host``; :class:`UsageError` where that cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        what = f"port {port} of {host} cannot be had ({error.strerror or error})"
+        raise UsageError(what, where="--host or --port", fix="Choose another, or --port 0 for a free one") from error
+
+
+def serve(settings: Settings, listening: socket.socket, *, started: Callable[[], None] = lambda: None) -> None:
+    """Serve at a socket until stopped. ``started`` is told once connections are taken."""
 
     class Server(uvicorn.Server):
-        async def startup(self, sockets: list | None = None) -> None:
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             started()
 
     config = uvicorn.Config(
         create_app(settings),
-        host=settings.host,
-        port=port,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=2,  # a page that follows a job would hold it open
+        timeout_graceful_shutdown=1,  # a page that follows a job would hold it open
     )
-    Server(config).run()
+    Server(config).run([listening])

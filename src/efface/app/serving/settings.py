@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -36,3 +37,12 @@ class Settings:
     def local(self) -> bool:
         """Whether only this machine reaches the server."""
         return self.host in LOOPBACK
+
+    def guarded_by(self, token: str) -> Settings:
+        """Return the same settings with ``token``."""
+        return replace(self, token=token)
+
+    def address(self, port: int) -> str:
+        """Return what to open in a browser."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}/" + ("" if self.token is None else f"?token={quote(self.token)}")
