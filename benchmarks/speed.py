@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--data bsds500] [--repeat 5] [-o speed.json]
 
-Cold is a whole new process, `efface clean PICTURE`, that finds the text by itself; time and peak memory are those of the
-process. Warm is a second picture in a process that has everything loaded. Also times `import efface` and
+Cold is a whole new process, `efface clean PICTURE`, that finds the text by itself; time and peak memory are the
+process's. Warm is a second picture in a process that has everything loaded. Also times `import efface` and
 `efface --help`, in seconds of CPU. Figures are medians.
 """
 
