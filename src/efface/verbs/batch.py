@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from efface.errors import EffaceError, MaskError, UnknownNameError, UsageError
-from efface.extras import need
 from efface.io.atomic import atomic_write, check_target
 from efface.io.images import SUFFIXES, read_picture
 from efface.io.manifest import Manifest, plan_outputs
+from efface.io.weights import load_card
 from efface.verbs.clean import Rules, apply, find, preview
+from efface.verbs.engines import ENGINES
 
-MANIFEST = "efface-manifest.jsonl"
+OURS = "efface-"
+"""How the names of files begin that a run leaves beside its results; they are never inputs."""
+MANIFEST = f"{OURS}manifest.jsonl"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Summary:
 
 
 Done = Callable[[Item, int], None]
-"""Told each item as it ends, and how many there are in all."""
+"""Told each item as it ends, and how many there are to do."""
 
 
 def clean_files(
@@ -84,12 +84,16 @@ def clean_files(
 
     ``out`` is a folder, or the file to write where there is a single picture; without it results lie beside their
     pictures. A mask that is a folder holds one mask a picture, found by the picture's stem. ``dry_run`` writes pictures
-    with the found text outlined, ``stem_boxes.png``, and cleans nothing. ``resume`` goes on after a stop of any kind.
+    with the found text outlined, ``stem_boxes.png``, and cleans nothing. ``resume`` goes on after a stop of any kind:
+    what is done is skipped, what failed is tried again. ``rules.memory`` is the bound of each of the ``workers``, which
+    share the cores. A cluster must see all files under the same paths.
 
     Raises
     ------
     UsageError
         If nothing matches, two results would have one name, or ``resume`` meets other rules.
+    WeightsError
+        If ``rules.weights`` is no folder of weights.
     OutputError
         If a result is there already and ``overwrite`` is false, or the folder cannot be written.
     """
@@ -98,26 +102,34 @@ def clean_files(
         raise UsageError(f"{workers} workers cannot work", where="workers", fix="Give 1 or more")
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
-    plan = _plan(inputs, out, overwrite=overwrite or resume, dry_run=dry_run)
-    items: list[Item] = []
+    if rules.weights is not None:
+        load_card(rules.weights)  # once and now, not with each picture
+    sources = gather(inputs)
+    file = _names_file(out, inputs, sources)
+    folder = _folder(sources, Path(out).parent if file and out is not None else out)
+    overwrite = overwrite or (resume and (folder / MANIFEST).is_file())  # what a run left is its own to replace
+    if file and out is not None:
+        plan = {sources[0]: _outlined(Path(out)) if dry_run else Path(out)}
+    else:
+        plan = _plan(sources, out, [Path(i) for i in inputs if Path(i).is_dir()], overwrite, dry_run)
+    ended: dict[str, Item] = {}
     with contextlib.ExitStack() as stack:
         manifest = None
         if not dry_run and (len(plan) > 1 or resume):
-            opened = Manifest(_folder(plan, out) / MANIFEST, _options(rules), resume=resume)
-            manifest = stack.enter_context(opened)
+            manifest = stack.enter_context(Manifest(folder / MANIFEST, _options(rules), resume=resume))
         jobs = []
         for source, output in plan.items():
             if manifest is not None and manifest.done(source):
-                items.append(Item(str(source), str(output), "skipped", "done before"))
+                ended[str(source)] = Item(str(source), str(output), "skipped", "done before")
             else:
-                jobs.append(Job(source, output, rules, overwrite=overwrite or resume, dry_run=dry_run))
-        for item in ENGINES[engine](jobs, workers):
-            items.append(item)
+                jobs.append(Job(source, output, rules, overwrite, dry_run))
+        for item in stack.enter_context(contextlib.closing(ENGINES[engine](jobs, workers))):
+            ended[item.source] = item
             if manifest is not None:
                 manifest.add(item.source, item.output, item.status, reason=item.reason, seconds=item.seconds)
             if done is not None:
-                done(item, len(plan))
-    return Summary(items, time.perf_counter() - start, dry_run)
+                done(item, len(jobs))
+    return Summary([ended[str(source)] for source in plan], time.perf_counter() - start, dry_run)
 
 
 @dataclass(frozen=True)
@@ -133,33 +145,33 @@ class Job:
     def run(self) -> Item:
         """Clean the picture, or outline what would go; whatever goes wrong is told in the item."""
         start = time.perf_counter()
-
-        def item(status: Literal["done", "failed"], **values: Any) -> Item:
-            return Item(str(self.source), str(self.output), status, seconds=time.perf_counter() - start, **values)
-
         try:
-            return item("done", details=self._preview() if self.dry_run else self._clean())
+            details = self._preview() if self.dry_run else self._clean()
         except EffaceError as error:
-            return item("failed", reason=str(error), exit_code=error.exit_code)
-        except MemoryError:
-            reason = f"{self.source}: not enough memory. Lower --memory or --workers"
-            return item("failed", reason=reason, exit_code=EffaceError.exit_code)
+            return self.failed(str(error), error.exit_code, time.perf_counter() - start)
         except Exception as error:  # a fault of ours must not stop the other pictures either
-            reason = f"{self.source}: unexpected {type(error).__name__}: {error}. Please report this"
-            return item("failed", reason=reason, exit_code=EffaceError.exit_code)
+            reason = f"unexpected {type(error).__name__}: {error}. Please report this"
+            if isinstance(error, MemoryError) or "memory" in str(error):  # torch and cv2 raise errors of their own
+                reason = "there is not enough memory. Lower --memory or --workers"
+            return self.failed(reason, seconds=time.perf_counter() - start)
+        return Item(str(self.source), str(self.output), "done", seconds=time.perf_counter() - start, details=details)
+
+    def failed(self, reason: str, exit_code: int = EffaceError.exit_code, seconds: float = 0.0) -> Item:
+        """Return the item of a picture that was not cleaned for a ``reason``, which comes to name the picture."""
+        reason = reason if str(self.source) in reason else f"{self.source}: {reason}"
+        return Item(str(self.source), str(self.output), "failed", reason, exit_code, seconds)
 
     def _clean(self) -> dict[str, Any]:
         check_target(self.output, overwrite=self.overwrite)  # before the work, not after it
         cleaned = apply(self.source, self._with_own_mask())
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         cleaned.save(self.output, overwrite=self.overwrite)
         return cleaned.as_dict()
 
     def _preview(self) -> dict[str, Any]:
+        check_target(self.output, overwrite=self.overwrite)
         picture = read_picture(self.source)
         found, mask = find(picture, self._with_own_mask())
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.output, overwrite=True) as temporary:
+        with atomic_write(self.output, overwrite=self.overwrite) as temporary:
             preview(picture, found, mask).save(temporary, "PNG")
         scores = {"masked": round(float(mask.mean()), 4)}
         return {"texts": [f.as_dict() for f in found], "scores": scores, "notes": picture.notes}
@@ -184,7 +196,8 @@ def gather(inputs: Sequence[str | Path]) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+            below = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+            files = [p for p in below if not p.name.startswith((OURS, "."))]
         elif path.exists() or not glob.has_magic(str(given)):
             files = [path]
         else:
@@ -195,79 +208,36 @@ def gather(inputs: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _plan(inputs: Sequence[str | Path], out: str | Path | None, *, overwrite: bool, dry_run: bool) -> dict[Path, Path]:
-    sources, roots = gather(inputs), [Path(i) for i in inputs if Path(i).is_dir()]
-    if out is not None and len(sources) == 1 and not roots and Path(out).suffix.lower() in SUFFIXES:
-        return {sources[0]: Path(out)}
-    if not dry_run:
-        return plan_outputs(sources, out, overwrite=overwrite, roots=roots)
-    outlined = plan_outputs(sources, out, suffix="_boxes", overwrite=True, roots=roots)
-    named = {source: path.with_suffix(".png") for source, path in outlined.items()}
-    shared = len(set(named.values())) < len(named)  # a.jpg beside a.png
-    return {source: path.with_name(f"{path.name}.png") for source, path in outlined.items()} if shared else named
+def _names_file(out: str | Path | None, inputs: Sequence[str | Path], sources: Sequence[Path]) -> bool:
+    """Return whether ``out`` is the file to write, not a folder."""
+    if out is None or Path(out).suffix.lower() not in SUFFIXES or Path(out).is_dir():
+        return False
+    if len(sources) > 1 or any(Path(given).is_dir() for given in inputs):
+        raise UsageError("is the name of one picture, and there may be several", where=out, fix="Name a folder")
+    return True
 
 
-def _folder(plan: dict[Path, Path], out: str | Path | None) -> Path:
-    return Path(out) if out is not None else Path(os.path.commonpath([path.parent.resolve() for path in plan.values()]))
+def _folder(sources: Sequence[Path], out: str | Path | None) -> Path:
+    return Path(out) if out is not None else Path(os.path.commonpath([path.parent.resolve() for path in sources]))
+
+
+def _plan(
+    sources: Sequence[Path], out: str | Path | None, roots: Sequence[Path], overwrite: bool, dry_run: bool
+) -> dict[Path, Path]:
+    """Return the file to write for each picture; what earlier runs made of others of them is left out."""
+    results = plan_outputs(sources, out, overwrite=overwrite or dry_run, roots=roots)
+    outlined = {source: _outlined(path.with_name(source.name)) for source, path in results.items()}
+    if len(set(outlined.values())) < len(outlined):  # a.jpg beside a.png
+        outlined = {source: path.with_name(f"{source.name}_boxes.png") for source, path in results.items()}
+    earlier = {path.absolute() for path in outlined.values()}
+    plan = outlined if dry_run else results
+    return {source: path for source, path in plan.items() if source.absolute() not in earlier}
+
+
+def _outlined(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_boxes.png")
 
 
 def _options(rules: Rules) -> dict[str, Any]:
     """Return what must not change when a run is resumed: all that decides how results look."""
     return {k: v for k, v in dataclasses.asdict(rules).items() if k not in ("memory", "device")}
-
-
-def _local(jobs: Sequence[Job], workers: int) -> Iterator[Item]:
-    if workers == 1 or len(jobs) < 2:
-        yield from (job.run() for job in jobs)
-        return
-    waiting = list(jobs)
-    while waiting:
-        # "spawn": a fork of a process with running threads may hang
-        context = multiprocessing.get_context("spawn")
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        with ProcessPoolExecutor(min(workers, len(waiting)), context, _limit_threads, (threads,)) as pool:
-            futures = {pool.submit(Job.run, job): job for job in waiting}
-            try:
-                for future in as_completed(futures):
-                    item = future.result()
-                    waiting.remove(futures[future])
-                    yield item
-            except BrokenProcessPool:
-                # whichever picture killed its process is among the first; alone, it can hurt no other
-                yield _alone(waiting.pop(0), context)
-
-
-def _alone(job: Job, context: Any) -> Item:
-    with ProcessPoolExecutor(1, context) as pool:
-        try:
-            return pool.submit(Job.run, job).result()
-        except BrokenProcessPool:
-            reason = (
-                f"{job.source}: the process that cleaned it was killed, perhaps for memory. Lower --memory or --workers"
-            )
-            return Item(str(job.source), str(job.output), "failed", reason, EffaceError.exit_code)
-
-
-def _limit_threads(threads: int) -> None:
-    """Share the cores among the workers; libraries read these before they start their own threads."""
-    for name in ("OMP_NUM_THREADS", "EFFACE_THREADS"):
-        os.environ[name] = str(threads)
-
-
-def _ray(jobs: Sequence[Job], workers: int) -> Iterator[Item]:
-    """Run the jobs through Ray Data, on the cluster that RAY_ADDRESS names or on a local one of ``workers``."""
-    data = need("ray.data", extra="cluster", job="--engine ray")
-    ray = need("ray", extra="cluster", job="--engine ray")
-    here = not ray.is_initialized()
-    if here:
-        ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else workers, log_to_driver=False)
-    try:
-        rows = data.from_items([{"job": job} for job in jobs]).repartition(len(jobs))
-        for row in rows.map(lambda row: {"item": row["job"].run()}, num_cpus=1).iter_rows():
-            yield row["item"]
-    finally:
-        if here:
-            ray.shutdown()
-
-
-ENGINES: dict[str, Callable[[Sequence[Job], int], Iterator[Item]]] = {"local": _local, "ray": _ray}

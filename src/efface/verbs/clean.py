@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.errors import UnknownNameError, UsageError
+from efface.core.catalogue import entry
+from efface.errors import MaskError, UnknownNameError, UsageError
 from efface.io.images import Picture, read_picture, write_picture
 from efface.io.picture import full_scale
 from efface.parts import masks
@@ -30,9 +31,9 @@ Mask = NDArray[np.bool_]
 Progress = Callable[[float, str], None]
 """Told how much is done, in [0, 1], and what goes on; an exception that it raises ends the job."""
 REMOVABLE = ("text",)
-FIXED_BYTES, BYTES_PER_PIXEL, LARGEST_CROP = 700_000_000, 1500, 1 << 20
-"""What the process takes without a picture, and what a network takes for each pixel that it sees at once; measured in
-benchmarks/memory.py. A crop gains nothing from being larger than the last."""
+FIXED_BYTES, PLANES, BYTES_PER_PIXEL, LARGEST_CROP = 700_000_000, 5, 1500, 1 << 20
+"""What the process takes without a picture, for each pixel beside its values (masks), and for each pixel that a network
+sees at once; measured by benchmarks/memory.py. A crop gains nothing from being larger than the last."""
 PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
 """Which method each quality means; measured in benchmarks/erasing.py."""
 
@@ -44,13 +45,15 @@ class Rules:
     remove: str = "text"
     """What is looked for where none of ``mask``, ``boxes`` and ``polygons`` are given."""
     mask: Any = None
-    """Picture (path, PIL image, array) of the same size, white = take away."""
+    """Picture (path, PIL image, array, tensor) of the same size: what is at least half white is taken away. One that
+    covers all of the picture is allowed, and then a method has nothing to go by but what shows between the strokes."""
     boxes: Sequence[str | Sequence[int]] = ()
     """Rectangles to take away: ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels."""
     polygons: Sequence[Any] | None = None
     """Outlines of texts to take away: (n, 2) corners x and y in pixels. None: nobody chose any."""
     keep: Sequence[str | Sequence[int]] = ()
-    """What stays: rectangles, in which no pixel changes, or regular expressions on the words found."""
+    """What stays: rectangles, in which no pixel changes, or regular expressions on the words found. Text stays whole
+    where its middle lies in such a rectangle."""
     only: str | None = None
     """Regular expression: of the text found, take only what matches."""
     min_confidence: float = 0.5
@@ -74,21 +77,24 @@ class Rules:
             raise UnknownNameError("thing to remove", self.remove, REMOVABLE)
         if self.quality not in PRESETS:
             raise UnknownNameError("quality", self.quality, PRESETS)
-        for name in ("grow", "feather"):
+        for name, most in (("grow", 1000), ("feather", 100)):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1000:
-                raise UsageError(f"{value} px is outside 0 to 1000", where=name)
+            if value is not None and not 0 <= value <= most:
+                raise UsageError(f"{value} px is outside 0 to {most}", where=name)
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"{self.min_confidence} is outside 0 to 1", where="confidence")
         if self.iterations is not None and self.iterations < 1:
             raise UsageError(f"{self.iterations} iterations do nothing", where="iterations", fix="Give 1 or more")
+        if self.method is not None:
+            entry(self.method)
+        for box in (*self.boxes, *self.regions):
+            _box(box)
         for pattern in (self.only, *self._patterns):
             try:
                 re.compile(pattern or "")
             except re.error as error:
-                raise UsageError(
-                    f"{pattern!r} is not a regular expression: {error}", where="--only or --keep"
-                ) from error
+                what = f"{pattern!r} is not a regular expression: {error}"
+                raise UsageError(what, where="only or keep") from error
 
     @property
     def regions(self) -> list[masks.Box]:
@@ -163,11 +169,14 @@ class Cleaned:
 
     @property
     def image(self) -> Image.Image:
-        """The picture for Pillow, without alpha, at 8 bits."""
+        """The picture for Pillow, at 8 bits."""
         from PIL import Image
 
-        levels = _eight_bits(self.picture.pixels)
-        return Image.fromarray(levels if self.picture.pixels.shape[2] == 3 else levels[..., 0])
+        pixels, alpha = self.picture.pixels, self.picture.alpha
+        levels = eight_bits(pixels)[..., : pixels.shape[2]]
+        if alpha is not None:
+            levels = np.concatenate([levels, eight_bits(alpha[..., None])[..., :1]], 2)
+        return Image.fromarray(levels if levels.shape[2] > 1 else levels[..., 0])
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture, with all that its file said beside the pixels; the format follows from the name."""
@@ -240,21 +249,19 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
     with ThreadPoolExecutor(1, "efface-load") as pool:
         loading = pool.submit(_trained, *rules.network) if rules.searches else None  # while text is looked for
         tell(0.0, "reading")
-        picture = read_picture(image)
+        picture, network = read_picture(image), None
+        room = _room(picture, rules)
         found, mask = find(picture, rules, tell)
-        kept = masks.from_boxes(mask.shape, rules.regions)
-        mask = masks.subtract(mask, kept)
         rim = mask & masks.grow(~mask, 2)
         before = picture.pixels[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
-        from efface.parts.fill import flat_fill  # imports torch, meanwhile text was found
-
-        rest, stages = flat_fill(picture.rgb, picture.paste, mask, feather_px=rules.feather, keep=kept), [picture]
+        kept = masks.from_boxes(mask.shape, rules.regions)
+        rest, stages = _fill(picture, mask, kept, rules.feather), [picture]
         if rest.any():
             tell(0.35, "loading the network")
-            network = (loading or pool.submit(_trained, *rules.network)).result()
+            network = loading.result() if loading else _trained(*rules.network)
             stages = _stages(picture, network, rules) if iterates else stages
-            _repair(stages, rest, kept, network, rules, tell)
+            _repair(stages, rest, kept, network, rules, room, tell)
     tell(1.0, "done")
     masked = int(mask.sum())
     change = np.abs(picture.pixels[rim] - before)
@@ -265,28 +272,33 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         "seconds": time.perf_counter() - start,
     }
     notes = [] if masked else ["nothing was taken away: " + ("no such text" if rules.searches else "the mask is empty")]
-    method = rules.network[0] or str(rules.weights)
+    method = network.card["method"] if network else rules.network[0] or str(rules.weights)
     return Cleaned(picture, mask, found, scores, method, notes, stages if len(stages) > 1 else [])
 
 
 def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what: None) -> tuple[list[Found], Mask]:
-    """Find what ``rules`` take out of ``picture``: the texts, and the mask (h, w) without what is kept by region."""
+    """Find what ``rules`` take out of ``picture``: the texts, and the mask (h, w) without the regions to keep."""
     size = picture.height, picture.width
+    kept = masks.from_boxes(size, rules.regions)  # first, as it may be refused
 
     def outlined(polygons: Sequence[Any]) -> Mask:
         mask = masks.from_polygons(size, polygons)
         return masks.grow(mask, masks.default_grow(*size) if rules.grow is None else rules.grow)
 
+    found: list[Found] = []
     if rules.searches:
         tell(0.05, "looking for text")
-        texts = find_text(_eight_bits(picture.pixels))
-        found = [Found(text, rules.choose(text)) for text in texts]
-        return found, outlined([f.box.polygon for f in found if not f.stays])
-    mask = masks.from_boxes(size, map(_box, rules.boxes))
-    if rules.mask is not None:
-        given = read_picture(rules.mask if not isinstance(rules.mask, np.ndarray) else _as_levels(rules.mask))
-        mask |= masks.from_picture(given.pixels, size)
-    return [], masks.grow(mask, rules.grow or 0) | outlined(rules.polygons or ())
+        found = [Found(text, rules.choose(text)) for text in find_text(eight_bits(picture.pixels))]
+        mask = outlined([f.box.polygon for f in found if not f.stays])
+    else:
+        mask = masks.from_boxes(size, map(_box, rules.boxes))
+        if rules.mask is not None:
+            mask |= _read_mask(rules.mask, size)
+        mask = masks.grow(mask, rules.grow or 0)
+        if rules.polygons:
+            mask |= outlined(rules.polygons)
+    mask[kept] = False
+    return found, mask
 
 
 def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image:
@@ -294,7 +306,7 @@ def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image
     import cv2
     from PIL import Image
 
-    canvas = np.array(_eight_bits(picture.pixels), order="C")
+    canvas = np.array(eight_bits(picture.pixels), order="C")
     width = max(1, round(min(mask.shape) / 300))
     outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     cv2.drawContours(canvas, outlines, -1, (220, 30, 30), width)
@@ -304,13 +316,35 @@ def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image
     return Image.fromarray(canvas)
 
 
-_trained = lru_cache(maxsize=2)(lambda *network: _load(*network))
+def eight_bits(pixels: np.ndarray) -> NDArray[np.uint8]:
+    """Return stored pixels as RGB (h, w, 3) levels, rounded; those that are such levels already are not copied."""
+    import cv2
+
+    if pixels.dtype != np.uint8:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255 / full_scale(pixels.dtype)).reshape(pixels.shape)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
-def _load(method: str | None, weights: str | None, device: str) -> Trained:
+@lru_cache(maxsize=2)
+def _trained(method: str | None, weights: str | None, device: str) -> Trained:
     from efface.core.trained import load
 
     return load(method, weights=weights, device=device)
+
+
+def _room(picture: Picture, rules: Rules) -> int:
+    """Return how many pixels a network may see at once beside ``picture``, within the bound of memory."""
+    from efface.parts.crops import pixels_for
+
+    taken = FIXED_BYTES + picture.pixels.nbytes + PLANES * picture.height * picture.width
+    return min(LARGEST_CROP, pixels_for(rules.memory, bytes_per_pixel=BYTES_PER_PIXEL, fixed=taken))
+
+
+def _fill(picture: Picture, mask: Mask, kept: Mask, feather: int) -> Mask:
+    """Fill what is flat, and return the mask of what is not."""
+    from efface.parts.fill import flat_fill  # brings torch along, which is not needed until here
+
+    return flat_fill(picture.rgb, picture.paste, mask, feather_px=feather, keep=kept)
 
 
 def _stages(picture: Picture, network: Trained, rules: Rules) -> list[Picture]:
@@ -328,15 +362,16 @@ def _iterations(network: Trained, rules: Rules) -> int | None:
     return rules.iterations or trained
 
 
-def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained, rules: Rules, tell: Progress) -> None:
+def _repair(
+    stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained, rules: Rules, room: int, tell: Progress
+) -> None:
     """Repair the last of ``stages``, and the others as far as an iterative method comes in as many iterations."""
     from efface.parts import crops
 
     card, picture = network.method.card, stages[-1]
-    room = crops.pixels_for(rules.memory - picture.pixels.nbytes, bytes_per_pixel=BYTES_PER_PIXEL, fixed=FIXED_BYTES)
-    room = min(room, LARGEST_CROP)
+    context = max(card.radius, 16) + rules.feather
     boxes = crops.crops_around(
-        mask, context=max(card.radius, 16), multiple=card.multiple, smallest=card.smallest, largest_pixels=room
+        mask, context=context, multiple=card.multiple, smallest=card.smallest, largest_pixels=room
     )
     count = _iterations(network, rules)
     given: dict[str, Any] = {} if count is None else {"iterations": count, "return_all": len(stages) > 1}
@@ -369,17 +404,20 @@ def _is_box(item: str | Sequence[int]) -> bool:
 
 
 def _box(item: str | Sequence[int]) -> masks.Box:
-    return masks.parse_box(item) if isinstance(item, str) else masks.Box(*item)
+    return masks.parse_box(item if isinstance(item, str) else ",".join(map(str, item)))
 
 
-def _as_levels(mask: np.ndarray) -> np.ndarray:
-    return mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
-
-
-def _eight_bits(pixels: np.ndarray) -> NDArray[np.uint8]:
-    """Return stored pixels as RGB (h, w, 3) levels; those that are such levels already are not copied."""
-    import cv2
-
-    if pixels.dtype != np.uint8:
-        pixels = cv2.convertScaleAbs(pixels, alpha=255 / full_scale(pixels.dtype)).reshape(pixels.shape)
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+def _read_mask(mask: Any, size: tuple[int, int]) -> Mask:
+    """Read a mask in any of the forms of a picture, or as a bool array (h, w)."""
+    is_bool = isinstance(mask, np.ndarray) and mask.dtype == bool
+    drawn = read_picture(mask.astype(np.uint8) * 255 if is_bool else mask)
+    pixels = drawn.pixels if drawn.alpha is None else np.concatenate([drawn.pixels, drawn.alpha[..., None]], 2)
+    where = mask if isinstance(mask, str | Path) else None
+    if pixels.dtype != np.float32 and pixels.max() == 1:
+        fix = f"Write {full_scale(pixels.dtype)} where something is to go"
+        raise MaskError("the mask holds only 0 and 1, which is all black", where=where, fix=fix)
+    try:
+        return masks.from_picture(pixels, size)
+    except MaskError as error:
+        error.where = error.where or (None if where is None else str(where))
+        raise
