@@ -1,0 +1,130 @@
+// Takes pictures in, has their text found, and runs jobs for them, a few at a time.
+import * as api from "./api.js";
+import { app, changed } from "./app.js";
+import { bytes, percent, plural } from "./dom.js";
+import { exportMask } from "./masks.js";
+import { Picture } from "./picture.js";
+import { complain, say } from "./tell.js";
+
+let finished = () => {};
+let turn = Promise.resolve(); // texts are looked for one after the other
+let running = 0;
+const waiting = [];
+
+export const onFinish = (listener) => (finished = listener);
+
+export async function addFiles(files) {
+  app.uploading += files.length;
+  changed();
+  for (const file of files) {
+    try {
+      if (file.size > app.about.max_file_bytes) {
+        throw new api.Problem({ what: `has ${bytes(file.size)}; at most ${bytes(app.about.max_file_bytes)} are taken` });
+      }
+      adopt(await api.addPicture(file));
+    } catch (error) {
+      complain(error, file.name);
+    }
+    app.uploading -= 1;
+    changed();
+  }
+}
+
+/** Show a picture that the server holds, with what a job made of it before. */
+export function adopt(info, job = null) {
+  const picture = new Picture(info);
+  app.pictures.push(picture);
+  app.current ??= picture;
+  if (job) Object.assign(picture, { job, jobKey: null });
+  say(`${info.name} added`);
+  turn = turn.then(() => findTexts(picture));
+  changed();
+}
+
+async function findTexts(picture) {
+  if (!app.pictures.includes(picture)) return;
+  try {
+    picture.texts = await api.texts(picture.info.id);
+    say(`${picture.info.name}: ${plural(picture.texts.length, "text")} found, ${picture.takenTexts.length} to erase`);
+  } catch (error) {
+    if (app.pictures.includes(picture)) complain(error, picture.info.name);
+  }
+  if (picture.state === "finding") picture.state = picture.job ? "done" : "ready";
+  changed();
+}
+
+export function remove(picture) {
+  const at = app.pictures.indexOf(picture);
+  cancel(picture);
+  app.pictures.splice(at, 1);
+  if (app.current === picture) app.current = app.pictures[Math.min(at, app.pictures.length - 1)] || null;
+  api.removePicture(picture.info.id).catch(complain);
+  changed();
+}
+
+/** Put a picture into the queue of runs. */
+export function enqueue(picture) {
+  if (picture.working) return;
+  Object.assign(picture, { state: "waiting", progress: 0, doing: "waiting", problem: null, running: null });
+  waiting.push(picture);
+  changed();
+  next();
+}
+
+export function cancel(picture) {
+  const at = waiting.indexOf(picture);
+  if (at >= 0) waiting.splice(at, 1);
+  if (!picture.working) return;
+  if (picture.running) api.dropJob(picture.running).catch(complain);
+  picture.running = "";
+  rest(picture);
+  say(`${picture.info.name}: cancelled`);
+}
+
+function rest(picture) {
+  picture.state = picture.job ? "done" : "ready";
+  changed();
+}
+
+async function next() {
+  if (running > app.about.workers || !waiting.length) return;
+  running += 1;
+  const picture = waiting.shift();
+  try {
+    await run(picture);
+  } catch (error) {
+    if (picture.running !== "") {
+      Object.assign(picture, { state: "failed", problem: error });
+      complain(error, picture.info.name);
+    }
+  }
+  running -= 1;
+  changed();
+  next();
+}
+
+async function run(picture) {
+  const { info, key, painted } = picture;
+  const rules = picture.wire();
+  if (painted) await api.putMask(info.id, await exportMask(painted, info));
+  if (picture.running === "") return; // cancelled meanwhile
+  const { id } = await api.beginJob(info.id, rules);
+  if (picture.running === "") return void (await api.dropJob(id));
+  picture.running = id;
+  const job = await api.follow(id, (news) => hear(picture, news));
+  if (picture.running !== id || job.state === "cancelled") return;
+  if (job.state === "failed") throw new api.Problem(job.problem || {}, 0);
+  const old = picture.job;
+  Object.assign(picture, { job, jobKey: key, iteration: null, state: "done" });
+  if (old) api.dropJob(old.id).catch(() => {});
+  const { residual, seconds } = job.result;
+  say(`${info.name}: erased in ${seconds.toFixed(1)} seconds, ${plural(residual.left.length, "text")} left`);
+  finished(picture);
+}
+
+function hear(picture, { id, state, progress, doing }) {
+  if (picture.running !== id || !["waiting", "running"].includes(state)) return;
+  if (doing !== picture.doing && picture === app.current) say(`${doing}, ${percent(progress)}`);
+  Object.assign(picture, { state, progress, doing });
+  changed();
+}
