@@ -462,7 +462,7 @@ def test_the_policy_and_its_means_are_in_the_checkpoint(batch):
     torch.optim.Adam(phase.parameters(net), lr=1e-2).step()
     state = net.state_dict()
     changed = {k for k in state if not torch.equal(state[k], before[k])}
-    assert {"loss_mean", "dice_mean", "updates", "policy.lstm.weight_ih_l0"} <= changed
+    assert {"error_mean", "miss_mean", "updates", "policy.lstm.weight_ih_l0"} <= changed
     assert not any(k.startswith("eraser.") for k in changed), (
         "trying styles changes nothing else, running means included"
     )

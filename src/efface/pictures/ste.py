@@ -44,8 +44,8 @@ MEMORY = 0.95
 class SteNet(nn.Module):
     """Hold the eraser, its discriminator, the detector of real text, and the policy with its running means."""
 
-    loss_mean: Tensor
-    dice_mean: Tensor
+    error_mean: Tensor
+    miss_mean: Tensor
     updates: Tensor
 
     def __init__(self, width: int, sizes: tuple[int, ...]) -> None:
@@ -54,8 +54,8 @@ class SteNet(nn.Module):
         self.discriminator = TwoTowers(width)
         self.detector = MaskDecoder(width, joined=False)
         self.policy = Controller(sizes, feature=None)
-        self.register_buffer("loss_mean", torch.zeros(()))
-        self.register_buffer("dice_mean", torch.zeros(()))
+        self.register_buffer("error_mean", torch.zeros(()))
+        self.register_buffer("miss_mean", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def real_text(self, feature: Tensor) -> Tensor:
@@ -196,34 +196,32 @@ class Ste(Network):
         rows = torch.randperm(len(batch["target"]), generator=step.generator("tried pictures"))[: self.pictures]
         blank = {k: batch[k][rows].repeat_interleave(self.policies, 0) for k in ("target", "real", "boxes")}
         tried = self._write(blank, np.tile(actions, (len(rows), 1)), step, "tried text")
-        loss, overlap = self._judge(net, tried)
-        with torch.no_grad():
-            keep = MEMORY if net.updates else 0.0
-            net.loss_mean.lerp_(loss.mean(), 1 - keep)
-            net.dice_mean.lerp_(overlap.mean(), 1 - keep)
-            net.updates += 1
-        hard, real = difficulty_reward(loss, net.loss_mean), -10 * (overlap - net.dice_mean)
-        reward = self.difficulty * hard + self.realism * real
+        error, miss = self.judge(net, tried)
+        keep = MEMORY if net.updates else 0.0
+        net.error_mean.lerp_(error.mean(), 1 - keep)
+        net.miss_mean.lerp_(miss.mean(), 1 - keep)
+        net.updates += 1
+        rewards = self.rewards(net, error, miss)
         policy = tried["row"] % self.policies
-        total = torch.zeros(self.policies, device=reward.device).index_add(0, policy, reward)
+        total = torch.zeros(self.policies, device=policy.device).index_add(0, policy, rewards["reward"])
         mean = total / torch.bincount(policy, minlength=self.policies).clamp_min(1)
-        counts = torch.from_numpy(self.space.counts(actions)).to(reward.device)
-        return {
-            "total": reinforce(chosen, mean, counts),
-            "reward": reward.mean(),
-            "difficulty": hard.mean(),
-            "realism": real.mean(),
-        }
+        counts = torch.from_numpy(self.space.counts(actions)).to(policy.device)
+        return {"total": reinforce(chosen, mean, counts), **{k: v.mean() for k, v in rewards.items()}}
 
     @torch.no_grad()
-    def _judge(self, net: SteNet, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the erasing error and the detector's miss of the new text, for each picture (b,)."""
+    def judge(self, net: SteNet, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return, for each picture (b,), the error of erasing the new text, and how far the detector misses it."""
         training = net.training
         out = net.eval().eraser(batch["picture"])
         seen = net.real_text(out.feature).float() * (1 - batch["real"])
         net.train(training)
         error = _composite(out.refined.float(), batch["picture"], batch["mask"]) - batch["target"]
         return error.abs().mean((1, 2, 3)), dice(seen, batch["mask"])
+
+    def rewards(self, net: SteNet, error: Tensor, miss: Tensor) -> dict[str, Tensor]:
+        """Return the reward (b,) of what :meth:`judge` found, and its two parts, against the running means."""
+        hard, real = difficulty_reward(error, net.error_mean), -10 * (miss - net.miss_mean)
+        return {"reward": self.difficulty * hard + self.realism * real, "difficulty": hard, "realism": real}
 
     def _fonts(self) -> list[Path]:
         return [] if self.fonts == "built-in" else find_fonts([Path(self.fonts)] if self.fonts else None)
