@@ -1,10 +1,10 @@
 """Show that refining again and again erases text, and that random masks in training save the text outside the mask.
 
-Crops hold two short words, one above the other, black on bright crops and white on dark ones. Erasers of a quarter
-of the full width start from equal weights and see equal pictures for an equal number of steps: with four iterations and
+Crops hold two short words, one above the other, black on bright crops and white on dark ones. Erasers of a quarter of
+the full width start from equal weights and see equal pictures for an equal number of steps: with four iterations and
 masks of one word or both (as published), with four iterations and masks of all text, and with ``--long``, for what it
-brings shows late in training, with one iteration. Masks are wide boxes and the encoder has one block a stage, so that context has to travel through
-the recurrent part.
+brings shows late in training, with one iteration. Masks are wide boxes and the encoder has one block a stage, so that
+context has to travel through the recurrent part.
 """
 
 from __future__ import annotations
