@@ -197,7 +197,7 @@ def gather(inputs: Sequence[str | Path]) -> list[Path]:
         path = Path(given)
         if path.is_dir():
             below = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-            files = [p for p in below if not p.name.startswith((OURS, "."))]
+            files = [p for p in below if not p.name.startswith(OURS) and not _hidden(p.relative_to(path))]
         elif path.exists() or not glob.has_magic(str(given)):
             files = [path]
         else:
@@ -206,6 +206,10 @@ def gather(inputs: Sequence[str | Path]) -> list[Path]:
             raise UsageError("no pictures are there", where=given, fix=f"Known endings: {' '.join(SUFFIXES)}")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _names_file(out: str | Path | None, inputs: Sequence[str | Path], sources: Sequence[Path]) -> bool:

@@ -256,7 +256,7 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         before = picture.pixels[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
         kept = masks.from_boxes(mask.shape, rules.regions)
-        rest, stages = _fill(picture, mask, kept, rules.feather), [picture]
+        rest, stages = _fill(picture, mask, kept, rules.feather) if mask.any() else mask, [picture]
         if rest.any():
             tell(0.35, "loading the network")
             network = loading.result() if loading else _trained(*rules.network)

@@ -72,6 +72,7 @@ def ray(jobs: Sequence[Job], workers: int) -> Generator[Any]:
     if here:
         cores = None if os.environ.get("RAY_ADDRESS") else workers
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are told in what is yielded
     context, folder, left = data.DataContext.get_current(), os.getcwd(), dict(enumerate(jobs))
     context.enable_progress_bars, context.max_errored_blocks = False, -1  # a lost process costs its own job alone
 
