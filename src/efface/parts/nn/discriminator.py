@@ -25,7 +25,6 @@ class TwoTowers(nn.Module):
         super().__init__()
         self.whole, self.part = _tower(width), _tower(width)
         self.join = nn.Conv2d(16 * width, 1, KERNEL)
-        spectral.start(self.join)
 
     def forward(self, picture: Tensor, mask: Tensor) -> Tensor:
         """Return one score per picture (b,), the mean over its patches; ``mask`` is (b, 1, h, w)."""
