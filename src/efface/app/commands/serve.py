@@ -32,6 +32,7 @@ def serve_(
     from efface.extras import need
 
     need("fastapi", extra="web", job="efface serve")
+    import re
     import secrets
 
     from efface.app.server import listen, serve
@@ -40,6 +41,8 @@ def serve_(
 
     if workers < 1:
         raise UsageError(f"{workers} workers cannot work", where="--workers", fix="Give 1 or more")
+    if token is not None and not re.fullmatch(r"[\w.~-]{8,200}", token, re.ASCII):
+        raise UsageError("the token is not one", where="--token", fix="Give 8 or more letters, digits, or any of .~_-")
     if weights is not None:
         load_card(weights)
     settings = Settings(

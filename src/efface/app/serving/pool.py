@@ -96,7 +96,7 @@ class Worker:
 
 
 class Pool:
-    """Some workers and a bounded line of tasks for them. A worker starts with its first task, and anew if it died."""
+    """Some workers and a bounded line of tasks for them; where a worker died, another starts."""
 
     def __init__(self, workers: int, *, max_waiting: int, memory: float, seconds: float) -> None:
         self.max_waiting, self.memory, self.seconds = max_waiting, memory, seconds
@@ -138,16 +138,19 @@ class Pool:
             thread.join()
 
     def _serve(self, place: int) -> None:
-        while (ticket := self._next()) is not None:
-            worker = self.workers[place]
-            if worker is None or not worker.process.is_alive():
-                worker = self.workers[place] = Worker(max(1, (os.cpu_count() or 1) // len(self.workers)))
-            outcome = self._follow(worker, ticket)
-            if not worker.process.is_alive():
-                self.workers[place] = None
-            ticket.finish(*outcome)
+        while not self._closed:
+            self._ready(place)  # before there is anything to do, so that no task waits for it
+            if (ticket := self._next()) is not None:
+                ticket.finish(*self._follow(self._ready(place), ticket))
         if (worker := self.workers[place]) is not None:
             worker.kill()
+
+    def _ready(self, place: int) -> Worker:
+        """Return the worker of a place; one that died has a successor."""
+        worker = self.workers[place]
+        if worker is None or not worker.process.is_alive():
+            worker = self.workers[place] = Worker(max(1, (os.cpu_count() or 1) // len(self.workers)))
+        return worker
 
     def _next(self) -> Ticket | None:
         with self._change:
