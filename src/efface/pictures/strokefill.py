@@ -29,6 +29,8 @@ from efface.parts.nn.unet import UNet
 
 STEP = 0.1
 """Size of a correction per unit of the network's output: a small one, for the first guess is good."""
+MIRRORS = (), (3,), (2,), (2, 3)
+"""Axes along which the views of a picture are mirrored."""
 FLOOR = 2e-3
 """Squared error below which getting better counts for little; else pictures without text would drown the others."""
 
@@ -109,10 +111,21 @@ class StrokeFill(Network):
         losses = self._repair_loss(net, batch, found)
         return losses | {"total": find + losses["total"], "find": find}
 
-    def run(self, net: StrokeFillNet, x: Tensor, *, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return ``x`` (b, 3, h, w) without the text in ``mask`` (b, 1, h, w), in [0, 1]; elsewhere ``x`` itself."""
-        ink = net.strokes(x, mask).sigmoid() * mask if self.ink == "found" else mask
-        return net.repair(x, mask, ink).clamp(0, 1)
+    def run(  # type: ignore[override]
+        self, net: StrokeFillNet, x: Tensor, *, mask: Tensor, views: int = 1
+    ) -> Tensor:
+        """Return ``x`` (b, 3, h, w) without the text in ``mask`` (b, 1, h, w), in [0, 1]; elsewhere ``x`` itself.
+
+        With 2 or 4 ``views`` the picture is also seen mirrored, and the results are averaged: better, and as many times
+        slower.
+        """
+
+        def erase(x: Tensor, mask: Tensor) -> Tensor:
+            ink = net.strokes(x, mask).sigmoid() * mask if self.ink == "found" else mask
+            return net.repair(x, mask, ink).clamp(0, 1)
+
+        made = (erase(x.flip(axes), mask.flip(axes)).flip(axes) for axes in MIRRORS[:views])
+        return torch.stack(list(made)).mean(0)
 
     def _repair_loss(self, net: StrokeFillNet, batch: dict[str, Any], ink: Tensor) -> dict[str, Tensor]:
         x, target, mask = batch["picture"], batch["target"], batch["mask"]
