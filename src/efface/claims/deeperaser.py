@@ -19,7 +19,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from efface.core.claim import Claim, Context, Effect
+from efface.core.claim import Claim, Context, Effect, paired, spread
 from efface.parts.data.photos import Photo, photographs
 from efface.parts.masks import Box
 from efface.parts.metrics.pixels import decibels
@@ -132,17 +132,17 @@ def check(context: Context) -> list[Effect]:
             "masked text is erased",
             "PSNR in the mask at least 6 dB above that of the input, in every seed",
             {"erased": last, "input": before},
-            min(_paired(last, before)) >= 6,
+            min(paired(last, before)) >= 6,
             unit="dB",
-            note=_spread(last, before),
+            note=spread(paired(last, before)),
         ),
         Effect(
             "each set of weights gains by iterating",
             "PSNR in the mask of the last iterate above that of the first, in every seed",
             {"last": last, "first": first},
-            min(_paired(last, first)) > 0,
+            min(paired(last, first)) > 0,
             unit="dB",
-            note=_spread(last, first),
+            note=spread(paired(last, first)),
         ),
         Effect(
             "text outside the mask stays",
@@ -164,9 +164,9 @@ def check(context: Context) -> list[Effect]:
                 "four iterations beat one",
                 "PSNR in the mask at least 0.5 dB above that of the eraser with one iteration, in the mean over seeds",
                 {"four": last, "one": single},
-                float(np.mean(_paired(last, single))) >= 0.5,
+                float(np.mean(paired(last, single))) >= 0.5,
                 unit="dB",
-                note=_spread(last, single),
+                note=spread(paired(last, single)),
             )
         )
     return effects
@@ -201,12 +201,3 @@ def _psnr(x: Tensor, target: Tensor, mask: Tensor) -> float:
     area = 3 * mask.sum((1, 2, 3))
     errors = ((x - target).square() * mask).sum((1, 2, 3))[area > 0] / area[area > 0]
     return float(np.mean([decibels(error) for error in errors.tolist()]))
-
-
-def _paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(first, second, strict=True)]
-
-
-def _spread(first: Sequence[float], second: Sequence[float]) -> str:
-    gain = _paired(first, second)
-    return f"difference {np.mean(gain):+.2f} dB, standard deviation over seeds {np.std(gain):.2f}"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efface.core.claim import Claim, Context, Effect
+from efface.core.claim import Claim, Context, Effect, paired, spread
 from efface.core.method import Step
 from efface.parts.data.boxed import HiddenStyle
 from efface.parts.data.photos import Photographs, photographs
@@ -93,7 +93,7 @@ def check(context: Context) -> list[Effect]:
         "policy": [arm.reward for arm in arms["policy"]],
         "uniform": [arm.uniform_reward for arm in arms["policy"]],
     }
-    gain = _paired(psnr["random"], psnr["plain"])
+    gain = paired(psnr["random"], psnr["plain"])
     apart = {
         name: [arm.moved for arm in arms[arm_of]] for name, arm_of in (("with", "random"), ("without", "no triplet"))
     }
@@ -111,21 +111,21 @@ def check(context: Context) -> list[Effect]:
             {"random": psnr["random"], "plain": psnr["plain"]},
             _mean(gain) >= 1 and min(gain) > 0,
             unit="dB",
-            note=_spread(gain),
+            note=spread(gain),
         ),
         Effect(
             "the policy costs nothing against random styles",
             "PSNR in the mask: policy at most 0.1 dB below random",
             {"policy": psnr["policy"], "random": psnr["random"]},
-            _mean(_paired(psnr["policy"], psnr["random"])) >= -0.1,
+            _mean(paired(psnr["policy"], psnr["random"])) >= -0.1,
             unit="dB",
-            note=_spread(_paired(psnr["policy"], psnr["random"])),
+            note=spread(paired(psnr["policy"], psnr["random"])),
         ),
         Effect(
             "the policy earns more reward than chance",
             "mean reward of the policy's styles above that of uniformly random ones, judged by the same networks",
             rewards,
-            _mean(_paired(rewards["policy"], rewards["uniform"])) > 0,
+            _mean(paired(rewards["policy"], rewards["uniform"])) > 0,
         ),
         Effect(
             "the triplet loss moves the refined picture away from the coarse one",
@@ -137,9 +137,9 @@ def check(context: Context) -> list[Effect]:
             "the triplet loss costs no quality",
             "PSNR in the mask with the loss not more than 0.1 dB below that without",
             {"with": psnr["random"], "without": psnr["no triplet"]},
-            _mean(_paired(psnr["random"], psnr["no triplet"])) >= -0.1,
+            _mean(paired(psnr["random"], psnr["no triplet"])) >= -0.1,
             unit="dB",
-            note=_spread(_paired(psnr["random"], psnr["no triplet"])),
+            note=spread(paired(psnr["random"], psnr["no triplet"])),
         ),
     ]
 
@@ -214,11 +214,3 @@ def _reward(method: Ste, net: Any, batch: dict[str, Tensor], seed: int) -> float
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
-
-
-def _paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(first, second, strict=True)]
-
-
-def _spread(differences: Sequence[float]) -> str:
-    return f"difference {_mean(differences):+.2f} dB, standard deviation over seeds {np.std(differences):.2f}"

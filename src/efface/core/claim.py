@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -102,6 +103,17 @@ def measure(name: str, context: Context) -> Result:
         versions=versions(),
         machine=f"{platform.machine()}, Python {platform.python_version()}, {context.device}",
     )
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """Return what the first arm has over the second, seed by seed."""
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
+def spread(differences: Sequence[float], unit: str = "dB") -> str:
+    """Say how large the differences are, and how much they differ between seeds."""
+    mean, deviation = statistics.fmean(differences), statistics.pstdev(differences)
+    return f"difference {mean:+.2f} {unit}, standard deviation over seeds {deviation:.2f}"
 
 
 def load_result(path: Path) -> Result:
