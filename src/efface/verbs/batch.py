@@ -229,13 +229,15 @@ def _plan(
     sources: Sequence[Path], out: str | Path | None, roots: Sequence[Path], overwrite: bool, dry_run: bool
 ) -> dict[Path, Path]:
     """Return the file to write for each picture; what earlier runs made of others of them is left out."""
-    results = plan_outputs(sources, out, overwrite=overwrite or dry_run, roots=roots)
+    previews = {f"{name}_boxes.png" for source in sources for name in (source.stem, source.name)}
+    pictures = [source for source in sources if source.name not in previews]
+    results = plan_outputs(pictures, out, overwrite=overwrite or dry_run, roots=roots)
+    if not dry_run:
+        return results
     outlined = {source: _outlined(path.with_name(source.name)) for source, path in results.items()}
     if len(set(outlined.values())) < len(outlined):  # a.jpg beside a.png
-        outlined = {source: path.with_name(f"{source.name}_boxes.png") for source, path in results.items()}
-    earlier = {path.absolute() for path in outlined.values()}
-    plan = outlined if dry_run else results
-    return {source: path for source, path in plan.items() if source.absolute() not in earlier}
+        return {source: path.with_name(f"{source.name}_boxes.png") for source, path in results.items()}
+    return outlined
 
 
 def _outlined(path: Path) -> Path:

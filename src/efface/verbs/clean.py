@@ -31,9 +31,13 @@ Mask = NDArray[np.bool_]
 Progress = Callable[[float, str], None]
 """Told how much is done, in [0, 1], and what goes on; an exception that it raises ends the job."""
 REMOVABLE = ("text",)
-FIXED_BYTES, PLANES, BYTES_PER_PIXEL, LARGEST_CROP = 700_000_000, 5, 1500, 1 << 20
-"""What the process takes without a picture, for each pixel beside its values (masks), and for each pixel that a network
-sees at once; measured by benchmarks/memory.py. A crop gains nothing from being larger than the last."""
+FIXED_BYTES, PLANES, LARGEST_CROP = 900_000_000, 6, 1 << 20
+"""What the process takes without a picture; bytes for each pixel of the picture beside its values (masks); pixels of
+the largest crop, from which on none gains by more."""
+BYTES_PER_PIXEL = {"strokefill": 220}
+OTHER_BYTES_PER_PIXEL = 2700
+"""What a network takes for each pixel that it sees at once, and those at most that are not listed; measured, as the
+figures above, by benchmarks/memory.py."""
 PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
 """Which method each quality means; measured in benchmarks/erasing.py."""
 
@@ -250,7 +254,6 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         loading = pool.submit(_trained, *rules.network) if rules.searches else None  # while text is looked for
         tell(0.0, "reading")
         picture, network = read_picture(image), None
-        room = _room(picture, rules)
         found, mask = find(picture, rules, tell)
         rim = mask & masks.grow(~mask, 2)
         before = picture.pixels[rim].astype(np.float32)
@@ -261,7 +264,7 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
             tell(0.35, "loading the network")
             network = loading.result() if loading else _trained(*rules.network)
             stages = _stages(picture, network, rules) if iterates else stages
-            _repair(stages, rest, kept, network, rules, room, tell)
+            _repair(stages, rest, kept, network, rules, tell)
     tell(1.0, "done")
     masked = int(mask.sum())
     change = np.abs(picture.pixels[rim] - before)
@@ -332,14 +335,6 @@ def _trained(method: str | None, weights: str | None, device: str) -> Trained:
     return load(method, weights=weights, device=device)
 
 
-def _room(picture: Picture, rules: Rules) -> int:
-    """Return how many pixels a network may see at once beside ``picture``, within the bound of memory."""
-    from efface.parts.crops import pixels_for
-
-    taken = FIXED_BYTES + picture.pixels.nbytes + PLANES * picture.height * picture.width
-    return min(LARGEST_CROP, pixels_for(rules.memory, bytes_per_pixel=BYTES_PER_PIXEL, fixed=taken))
-
-
 def _fill(picture: Picture, mask: Mask, kept: Mask, feather: int) -> Mask:
     """Fill what is flat, and return the mask of what is not."""
     from efface.parts.fill import flat_fill  # brings torch along, which is not needed until here
@@ -362,13 +357,14 @@ def _iterations(network: Trained, rules: Rules) -> int | None:
     return rules.iterations or trained
 
 
-def _repair(
-    stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained, rules: Rules, room: int, tell: Progress
-) -> None:
+def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained, rules: Rules, tell: Progress) -> None:
     """Repair the last of ``stages``, and the others as far as an iterative method comes in as many iterations."""
     from efface.parts import crops
 
     card, picture = network.method.card, stages[-1]
+    taken = FIXED_BYTES + sum(stage.pixels.nbytes for stage in stages) + PLANES * mask.size
+    each = BYTES_PER_PIXEL.get(network.card["method"], OTHER_BYTES_PER_PIXEL)
+    room = min(LARGEST_CROP, crops.pixels_for(rules.memory, bytes_per_pixel=each, fixed=taken))
     context = max(card.radius, 16) + rules.feather
     boxes = crops.crops_around(
         mask, context=context, multiple=card.multiple, smallest=card.smallest, largest_pixels=room
