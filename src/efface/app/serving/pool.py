@@ -139,9 +139,10 @@ class Pool:
 
     def _serve(self, place: int) -> None:
         while not self._closed:
-            self._ready(place)  # before there is anything to do, so that no task waits for it
+            with contextlib.suppress(OSError):
+                self._ready(place)  # before there is anything to do, so that no task waits for it
             if (ticket := self._next()) is not None:
-                ticket.finish(*self._follow(self._ready(place), ticket))
+                ticket.finish(*self._outcome(place, ticket))
         if (worker := self.workers[place]) is not None:
             worker.kill()
 
@@ -160,6 +161,12 @@ class Pool:
             ticket = self._waiting.popleft()
             ticket.state, ticket.doing = "running", "starting"
             return ticket
+
+    def _outcome(self, place: int, ticket: Ticket) -> tuple[State, Any, EffaceError | None]:
+        try:
+            return self._follow(self._ready(place), ticket)
+        except OSError as error:
+            return "failed", None, EffaceError(f"no process could start ({error.strerror})", fix="Try again")
 
     def _follow(self, worker: Worker, ticket: Ticket) -> tuple[State, Any, EffaceError | None]:
         deadline = time.monotonic() + self.seconds
