@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ OTHER_BYTES_PER_PIXEL = 2700
 figures above, by benchmarks/memory.py."""
 PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
 """Which method each quality means; measured in benchmarks/erasing.py."""
+VIEWS = {"fast": 1, "default": 2, "best": 4}
+"""How many mirrored views are averaged by methods that can; measured there too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +177,7 @@ class Cleaned:
     @property
     def image(self) -> Image.Image:
         """The picture for Pillow, at 8 bits."""
-        from PIL import Image
-
-        pixels, alpha = self.picture.pixels, self.picture.alpha
-        levels = eight_bits(pixels)[..., : pixels.shape[2]]
-        if alpha is not None:
-            levels = np.concatenate([levels, eight_bits(alpha[..., None])[..., :1]], 2)
-        return Image.fromarray(levels if levels.shape[2] > 1 else levels[..., 0])
+        return image_of(self.picture)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture, with all that its file said beside the pixels; the format follows from the name."""
@@ -319,6 +316,16 @@ def preview(picture: Picture, found: Sequence[Found], mask: Mask) -> Image.Image
     return Image.fromarray(canvas)
 
 
+def image_of(picture: Picture) -> Image.Image:
+    """Return ``picture`` for Pillow, at 8 bits, with its alpha."""
+    from PIL import Image
+
+    levels = eight_bits(picture.pixels)[..., : picture.pixels.shape[2]]
+    if picture.alpha is not None:
+        levels = np.concatenate([levels, eight_bits(picture.alpha[..., None])[..., :1]], 2)
+    return Image.fromarray(levels if levels.shape[2] > 1 else levels[..., 0])
+
+
 def eight_bits(pixels: np.ndarray) -> NDArray[np.uint8]:
     """Return stored pixels as RGB (h, w, 3) levels, rounded; those that are such levels already are not copied."""
     import cv2
@@ -371,6 +378,8 @@ def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained,
     )
     count = _iterations(network, rules)
     given: dict[str, Any] = {} if count is None else {"iterations": count, "return_all": len(stages) > 1}
+    if "views" in inspect.signature(network.method.run).parameters:
+        given["views"] = VIEWS[rules.quality]
 
     def run(x: Tensor, mask: Tensor) -> Tensor:
         made = network.run(x, mask=mask, **given)
