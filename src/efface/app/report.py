@@ -2,81 +2,123 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from efface.io.atomic import atomic_write, write_text
-from efface.verbs.batch import Item, Summary
+from efface.io.images import read_picture
+from efface.verbs.batch import OURS, Item, Summary
+from efface.verbs.clean import image_of
 
-WIDTH, GAP, MOST = 560, 12, 12
-"""Width of a picture on the sheet and space between pictures in pixels; pictures on the sheet at most."""
+PAGE, SHEET = f"{OURS}report.html", f"{OURS}before-after.jpg"
+SIDE, GAP, LINE = 560, 16, 28
+"""Longest side of a picture, space between pictures, and height of a line of text, in pixels."""
+MOST_ON_SHEET, MOST_ON_PAGE = 12, 100
+"""Pictures that are shown; the page has the words of all of them."""
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
-figure { margin: 0 0 2.5rem } .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
-img { width: 100%; border-radius: 4px } figcaption { color: #555 } .failed { color: #a00 }
-@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } figcaption { color: #aaa } }
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
+h1 { font-weight: 600; margin-bottom: 0 } figure { margin: 2.5rem 0 }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; align-items: start }
+img { max-width: 100%; border-radius: 4px; display: block; margin: auto }
+figcaption { margin-top: .5rem; overflow-wrap: anywhere } .quiet { opacity: .65 } .failed { color: #d33 }
 """
 
 
+class Row(NamedTuple):
+    """Small copies of a picture before and after."""
+
+    item: Item
+    before: Image.Image
+    after: Image.Image
+
+
 def write_report(summary: Summary) -> Path:
-    """Write ``report.html`` and ``before-after.jpg`` beside the results, and return the path of the sheet.
+    """Write a page and a sheet beside the results, in place of earlier ones, and return the path of the sheet.
 
-    Where nothing was done there is no sheet, and the page's path is returned.
+    The page holds small copies of the pictures, so that it can be moved and shows formats that browsers do not. Where
+    nothing was done there is no sheet, and the page's path is returned.
     """
-    done = [item for item in summary.items if item.status != "failed"]
     folder = Path(os.path.commonpath([Path(item.output).resolve().parent for item in summary.items]))
-    page, sheet = folder / "report.html", folder / "before-after.jpg"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(page, _page(summary, folder), overwrite=True)
-    if not done:
-        return page
-    with atomic_write(sheet, overwrite=True) as temporary:
-        draw_sheet([(Path(item.source), Path(item.output)) for item in done[:MOST]]).save(temporary, "JPEG", quality=90)
-    return sheet
+    shown = [item for item in summary.items if item.status != "failed"][:MOST_ON_PAGE]
+    rows = [Row(item, _small(item.source), _small(item.output)) for item in shown]
+    write_text(folder / PAGE, _page(summary, rows), overwrite=True)
+    if not rows:
+        return folder / PAGE
+    with atomic_write(folder / SHEET, overwrite=True) as temporary:
+        draw_sheet(rows[:MOST_ON_SHEET], _heads(summary)).save(temporary, "JPEG", quality=90, subsampling=0)
+    return folder / SHEET
 
 
-def draw_sheet(pairs: list[tuple[Path, Path]]) -> Image.Image:
-    """Draw one row for each pair of files: before on the left, after on the right."""
-    rows = [[_thumbnail(path) for path in pair] for pair in pairs]
-    heights = [max(image.height for image in row) for row in rows]
-    sheet = Image.new("RGB", (2 * WIDTH + 3 * GAP, sum(heights) + GAP * (len(rows) + 1)), "white")
-    top = GAP
+def draw_sheet(rows: list[Row], heads: tuple[str, str]) -> Image.Image:
+    """Draw the pictures of each row beside each other below its name, and ``heads`` above the columns."""
+    heights = [max(row.before.height, row.after.height) + LINE + GAP for row in rows]
+    sheet = Image.new("RGB", (2 * SIDE + 3 * GAP, LINE + GAP + sum(heights) + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    columns = GAP, SIDE + 2 * GAP
+    for x, head in zip(columns, heads, strict=True):
+        pen.text((x, GAP), head, "black", font)
+    top = LINE + GAP
     for row, height in zip(rows, heights, strict=True):
-        for column, image in enumerate(row):
-            sheet.paste(image, (GAP + column * (WIDTH + GAP), top))
-        top += height + GAP
+        pen.text((GAP, top), Path(row.item.source).name, "grey", font)
+        for x, image in zip(columns, (row.before, row.after), strict=True):
+            sheet.paste(image, (x, top + LINE))
+        top += height
     return sheet
 
 
-def _thumbnail(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.draft("RGB", (WIDTH, WIDTH))  # decodes a large JPEG small
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    return upright.resize((WIDTH, max(1, round(upright.height * WIDTH / upright.width))), Image.Resampling.LANCZOS)
+def _small(path: str) -> Image.Image:
+    """Return a copy that fits into a square of :data:`SIDE`, on white where it is clear."""
+    image = image_of(read_picture(path))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+    if image.mode in ("LA", "RGBA"):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
 
 
-def _page(summary: Summary, folder: Path) -> str:
+def _heads(summary: Summary) -> tuple[str, str]:
+    return "before", "what would go" if summary.dry_run else "after"
+
+
+def _page(summary: Summary, rows: list[Row]) -> str:
     counts = ", ".join(f"{summary.count(status)} {status}" for status in ("done", "failed", "skipped"))
-    figures = "\n".join(_figure(item, folder) for item in summary.items)
+    shown = {row.item.source: row for row in rows}
+    figures = "\n".join(_figure(item, shown.get(item.source), _heads(summary)) for item in summary.items)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>efface: {counts}</title><style>{STYLE}</style>\n'
-        f"<h1>{counts}</h1><p>{summary.seconds:.1f} s</p>\n{figures}\n</html>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>efface: {counts}</title><style>{STYLE}</style>\n"
+        f'<h1>{counts}</h1><p class="quiet">{summary.seconds:.1f} s</p>\n{figures}\n</html>\n'
     )
 
 
-def _figure(item: Item, folder: Path) -> str:
+def _figure(item: Item, row: Row | None, heads: tuple[str, str]) -> str:
     name = html.escape(Path(item.source).name)
     if item.status == "failed":
-        return f'<figure><figcaption class="failed">{name}: {html.escape(item.reason)}</figcaption></figure>'
-    before, after = (html.escape(os.path.relpath(path, folder), quote=True) for path in (item.source, item.output))
+        return f'<figure><figcaption class="failed">{html.escape(item.reason)}</figcaption></figure>'
+    pair = ""
+    if row is not None:
+        images = zip((row.before, row.after), heads, strict=True)
+        pair = "".join(f'<img src="{_embedded(image)}" alt="{name}, {head}">' for image, head in images)
+    told = [f"<b>{name}</b>", f"{item.seconds:.1f} s" if item.status == "done" else html.escape(item.reason)]
     texts = item.details.get("texts", [])
-    taken = [html.escape(t["words"] or "unread text") for t in texts if t["taken"]]
-    kept = [f"{html.escape(t['words'])} ({html.escape(t['stays'])})" for t in texts if not t["taken"]]
-    told = [f"<b>{name}</b>", f"{item.seconds:.1f} s"]
-    told += [f"taken: {', '.join(taken)}"] if taken else []
-    told += [f"kept: {', '.join(kept)}"] if kept else []
-    pair = f'<img src="{before}" alt="{name} before"><img src="{after}" alt="{name} after">'
+    for verb, taken in (("taken", True), ("kept", False)):
+        if words := [_words(text) for text in texts if text["taken"] == taken]:
+            told.append(f"{verb}: {', '.join(words)}")
+    told += map(html.escape, item.details.get("notes", []))
     return f'<figure><div class="pair">{pair}</div><figcaption>{". ".join(told)}</figcaption></figure>'
+
+
+def _words(text: dict[str, str]) -> str:
+    return html.escape((text["words"] or "unread text") + (f" ({text['stays']})" if text["stays"] else ""))
+
+
+def _embedded(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -37,8 +37,9 @@ def clean_(
         list[str] | None,
         Parameter(
             group=WHAT,
-            metavar="X,Y,W,H",
-            help="Leave this region as it is: left, top, width, height in pixels. May be repeated.",
+            metavar="X,Y,W,H|WORDS",
+            help="Leave this region as it is, left, top, width, height in pixels; or the text that matches this "
+            "regular expression. May be repeated.",
         ),
     ] = None,
     only: Annotated[
@@ -64,7 +65,9 @@ def clean_(
         int, Parameter(group=HOW, help="Fade into the picture over this many pixels around the mask.")
     ] = 2,
     device: Device = "auto",
-    memory: Annotated[str, Parameter(group=WORK, help="Memory to stay within, such as 800MB or 2GB.")] = "2GB",
+    memory: Annotated[
+        str, Parameter(group=WORK, help="Memory that each worker stays within, such as 1500MB or 2GB.")
+    ] = "2GB",
     workers: Annotated[int, Parameter(group=WORK, help="Pictures to clean at the same time.")] = 1,
     engine: Annotated[
         Literal["local", "ray"], Parameter(group=WORK, help="Run here, or on a Ray cluster (extra `cluster`).")
