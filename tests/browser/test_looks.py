@@ -50,12 +50,14 @@ def test_bad_files_are_refused_and_the_page_lives(page: Page, name: str, content
     expect(page.locator("#pictures li")).to_have_count(1)
 
 
-def test_names_are_shown_as_they_are(page: Page) -> None:
-    name = "<img src=x onerror=document.title=1>.png"
-    drop(page, {name: encode(draw())})
-    expect(page.locator("#pictures .thumb")).to_have_attribute("aria-label", f"{name}, ready")
+def test_words_are_shown_as_they_are(page: Page) -> None:
+    words = "<img src=x onerror=document.title=1>"
+    text = {"index": 0, "words": words, "confidence": 0.9, "polygon": [[9, 9], [99, 9], [99, 40], [9, 40]]}
+    page.route("**/texts", lambda route: route.fulfill(json=[text]))
+    drop(page, {"a.png": encode(draw())})
+    expect(page.locator("#texts .words")).to_have_text(words)
+    assert page.locator("#texts img").count() == 0
     assert page.title() == "efface"
-    assert page.locator("#pictures img").count() == 1
 
 
 def test_everything_has_a_name(page: Page) -> None:

@@ -46,13 +46,13 @@ export function once(draw) {
   };
 }
 
-export const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
+export const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)}\u00a0%`;
 export const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 export function bytes(n) {
   if (n == null) return "";
   const step = n < 1e3 ? [1, "B"] : n < 1e6 ? [1e3, "kB"] : n < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
-  return `${(n / step[0]).toFixed(n / step[0] < 10 && step[0] > 1 ? 1 : 0)} ${step[1]}`;
+  return `${(n / step[0]).toFixed(n / step[0] < 10 && step[0] > 1 ? 1 : 0)}\u00a0${step[1]}`;
 }
 
 /** Say that an element is the current one of its kind, or not. */

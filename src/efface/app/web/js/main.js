@@ -48,6 +48,13 @@ function showZoom() {
   byId("zoom-level").textContent = app.current ? `${Math.round(100 * viewport.zoom)} %` : "";
 }
 
+function fine({ suffixes, max_file_bytes: most }) {
+  const formats = ["jpg", "png", "tif", "webp", "avif", "gif", "bmp"].filter((name) => suffixes.includes(`.${name}`));
+  const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+  const where = local ? "Nothing leaves this machine." : `Pictures go to ${location.host}, and nowhere else.`;
+  return `${formats.join(", ").toUpperCase()} up to ${bytes(most)}. ${where}`;
+}
+
 async function restore() {
   const [pictures, jobs] = await Promise.all([api.pictures(), api.jobs()]);
   for (const info of pictures) adopt(info, jobs.findLast((job) => job.picture === info.id && job.state === "done"));
@@ -87,9 +94,8 @@ route();
 changed();
 try {
   [app.about, app.methods] = await Promise.all([api.about(), api.methods()]);
-  const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
   byId("files").accept = `image/*,${app.about.suffixes.join(",")}`;
-  byId("welcome-fine").textContent = `${app.about.suffixes.map((s) => s.slice(1)).join(" · ")} — up to ${bytes(app.about.max_file_bytes)}. ${local ? "Everything stays on this machine." : `Pictures go to ${location.host}, and nowhere else.`}`;
+  byId("welcome-fine").textContent = fine(app.about);
   listMethods();
   listCatalogue();
   changed();

@@ -35,13 +35,19 @@ function build(page) {
     page.speed ? el("p", {}, page.speed) : "",
     evidence(page),
     el("h3", {}, "What it does"),
-    ...page.doc.split(/\n\s*\n/).map((part) => el("p", {}, part.replace(/\s*\n\s*/g, " ").replaceAll("``", ""))),
+    ...page.doc.split(/\n\s*\n/).map(paragraph),
     el("h3", {}, "Card"),
     el("dl", { class: "table" }, card.map(([key, value]) => [el("dt", {}, key.replaceAll("_", " ")), el("dd", {}, Array.isArray(value) ? value.join(", ") : String(value))])),
     ...weights(page.weights),
     page.params.length ? el("h3", {}, "Hyper-parameters") : "",
     page.params.length ? params(page.params) : "",
   ];
+}
+
+/** A paragraph of a docstring, in which ``double quotes`` mark code. */
+function paragraph(text) {
+  const parts = text.replace(/\s*\n\s*/g, " ").split("``");
+  return el("p", {}, parts.map((part, i) => (i % 2 ? el("code", {}, part) : part)));
 }
 
 function weights(folders) {

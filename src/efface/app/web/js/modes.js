@@ -5,7 +5,7 @@ import { drawPicture, present, redraw, shown } from "./stage.js";
 
 const stage = byId("stage");
 const split = byId("split");
-const check = segmented(byId("modes"), "mode", [["mask", "Mask", "m"], ["compare", "Compare", "c"], ["result", "Result", "r"]], setMode);
+const check = segmented(byId("modes"), "mode", [["mask", "Mask", "m"], ["compare", "Compare", "c"], ["result", "Result", "x"]], setMode);
 
 export function setMode(mode) {
   if (mode !== "mask" && !app.current?.result) return;

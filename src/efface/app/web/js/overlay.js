@@ -31,6 +31,19 @@ export function drawTexts(context, viewport, picture, hover) {
   if (text) drawWords(context, viewport, text, picture.taken(text));
 }
 
+/** Outline what is still found in a result. */
+export function drawLeft(context, viewport, result) {
+  const px = 1 / viewport.scale;
+  for (const polygon of result?.residual.left || []) {
+    outline(context, polygon);
+    for (const [width, colour] of [[3.5, "rgb(255 255 255 / 80%)"], [1.75, GOES]]) {
+      context.lineWidth = width * px;
+      context.strokeStyle = colour;
+      context.stroke();
+    }
+  }
+}
+
 function drawWords(context, viewport, text, goes) {
   const label = `${text.words || "unread"}  ${Math.round(100 * text.confidence)} %`;
   const [x, y] = viewport.toStage([

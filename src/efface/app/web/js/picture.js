@@ -8,7 +8,7 @@ const NOTHING = { marks: [], choices: {} };
 export class Picture {
   /** `info` is the server's description. */
   constructor(info) {
-    Object.assign(this, { info, texts: null, problem: null, job: null, jobKey: "", iteration: null });
+    Object.assign(this, { info, texts: null, job: null, jobKey: "", iteration: null, ticket: null });
     this.state = "finding"; // finding, ready, waiting, running, done, failed
     this.progress = 0;
     this.doing = "";
@@ -28,9 +28,9 @@ export class Picture {
     return this.job?.state === "done" ? this.job.result : null;
   }
 
-  /** Whether the result is no longer what the settings would give. */
+  /** Whether the result is known to be no longer what the settings would give. */
   get stale() {
-    return this.result !== null && this.jobKey !== this.key;
+    return this.result !== null && this.jobKey !== null && this.jobKey !== this.key;
   }
 
   get key() {

@@ -1,5 +1,6 @@
 // Draws a picture of any size: a small view of the whole, and tiles at 1:1 where that is too coarse.
 import { image } from "./api.js";
+import { complain } from "./tell.js";
 
 const SIDE = 2048; // pixels of the longest side of the view
 const TILE = 768;
@@ -9,7 +10,7 @@ export class Pyramid {
   /** `url` is the rendition's address; `changed` is called whenever more can be drawn. */
   constructor(url, { width, height }, changed) {
     Object.assign(this, { url, width, height, changed, view: null, tiles: new Map(), gone: new AbortController() });
-    this.loaded = this.load();
+    this.loaded = this.load().catch((error) => error.name === "AbortError" || complain(error));
   }
 
   address(query) {

@@ -37,7 +37,7 @@ export function adopt(info, job = null) {
   app.current ??= picture;
   if (job) Object.assign(picture, { job, jobKey: null });
   say(`${info.name} added`);
-  turn = turn.then(() => findTexts(picture));
+  turn = picture.found = turn.then(() => findTexts(picture));
   changed();
 }
 
@@ -62,10 +62,10 @@ export function remove(picture) {
   changed();
 }
 
-/** Put a picture into the queue of runs. */
+/** Put a picture into the queue of runs. Its ticket is this run's own: whoever cancels takes it away. */
 export function enqueue(picture) {
   if (picture.working) return;
-  Object.assign(picture, { state: "waiting", progress: 0, doing: "waiting", problem: null, running: null });
+  Object.assign(picture, { state: "waiting", progress: 0, doing: "waiting", ticket: { job: null } });
   waiting.push(picture);
   changed();
   next();
@@ -75,14 +75,9 @@ export function cancel(picture) {
   const at = waiting.indexOf(picture);
   if (at >= 0) waiting.splice(at, 1);
   if (!picture.working) return;
-  if (picture.running) api.dropJob(picture.running).catch(complain);
-  picture.running = "";
-  rest(picture);
+  if (picture.ticket.job) api.dropJob(picture.ticket.job).catch(complain);
+  Object.assign(picture, { ticket: null, state: picture.job ? "done" : "ready" });
   say(`${picture.info.name}: cancelled`);
-}
-
-function rest(picture) {
-  picture.state = picture.job ? "done" : "ready";
   changed();
 }
 
@@ -90,11 +85,12 @@ async function next() {
   if (running > app.about.workers || !waiting.length) return;
   running += 1;
   const picture = waiting.shift();
+  const { ticket } = picture;
   try {
-    await run(picture);
+    await run(picture, ticket);
   } catch (error) {
-    if (picture.running !== "") {
-      Object.assign(picture, { state: "failed", problem: error });
+    if (picture.ticket === ticket) {
+      picture.state = "failed";
       complain(error, picture.info.name);
     }
   }
@@ -103,27 +99,34 @@ async function next() {
   next();
 }
 
-async function run(picture) {
-  const { info, key, painted } = picture;
+async function run(picture, ticket) {
+  const { info } = picture;
+  const cancelled = () => picture.ticket !== ticket;
+  await picture.found; // what is erased is what was seen
+  if (cancelled()) return;
+  const { key, painted } = picture;
   const rules = picture.wire();
   if (painted) await api.putMask(info.id, await exportMask(painted, info));
-  if (picture.running === "") return; // cancelled meanwhile
+  if (cancelled()) return;
   const { id } = await api.beginJob(info.id, rules);
-  if (picture.running === "") return void (await api.dropJob(id));
-  picture.running = id;
-  const job = await api.follow(id, (news) => hear(picture, news));
-  if (picture.running !== id || job.state === "cancelled") return;
-  if (job.state === "failed") throw new api.Problem(job.problem || {}, 0);
+  if (cancelled()) {
+    await api.dropJob(id);
+    return;
+  }
+  ticket.job = id;
+  const job = await api.follow(id, (news) => !cancelled() && hear(picture, news));
+  if (cancelled()) return;
+  if (job.state !== "done") throw new api.Problem(job.problem || { what: "was cancelled" }, 0);
   const old = picture.job;
   Object.assign(picture, { job, jobKey: key, iteration: null, state: "done" });
-  if (old) api.dropJob(old.id).catch(() => {});
+  if (old) api.dropJob(old.id).catch(() => {}); // it may be gone already
   const { residual, seconds } = job.result;
   say(`${info.name}: erased in ${seconds.toFixed(1)} seconds, ${plural(residual.left.length, "text")} left`);
   finished(picture);
 }
 
-function hear(picture, { id, state, progress, doing }) {
-  if (picture.running !== id || !["waiting", "running"].includes(state)) return;
+function hear(picture, { state, progress, doing }) {
+  if (!["waiting", "running"].includes(state)) return;
   if (doing !== picture.doing && picture === app.current) say(`${doing}, ${percent(progress)}`);
   Object.assign(picture, { state, progress, doing });
   changed();

@@ -60,8 +60,8 @@ function fill(picture) {
       el("a", { class: "button", id: "download-mask", href: api.maskUrl(job.id), download: true }, "Mask"),
     ),
     el("div", { class: "buttons" },
-      el("button", { type: "button", id: "copy-command", onclick: () => copy(result.command, "Command") }, icon("copy"), "as command"),
-      el("button", { type: "button", id: "copy-python", onclick: () => copy(result.python, "Python") }, icon("copy"), "as Python"),
+      el("button", { type: "button", class: "small", id: "copy-command", onclick: () => copy(result.command, "Command") }, icon("copy"), "Copy as command"),
+      el("button", { type: "button", class: "small", id: "copy-python", onclick: () => copy(result.python, "Python") }, icon("copy"), "Copy as Python"),
     ),
     result.needs_mask ? el("p", { class: "fine" }, "Both read the mask from a file: download it too.") : "",
   );

@@ -20,6 +20,7 @@ const needsRun = (picture) => !picture.working && !empty(picture) && (!picture.r
 
 function label(picture) {
   if (!picture || picture.texts === null) return "Erase";
+  if (picture.result && !picture.stale) return "Erase again";
   if (picture.edits.marks.length) return "Erase the mask";
   const n = picture.takenTexts.length;
   return n ? `Erase ${plural(n, "text")}` : "Nothing to erase";
@@ -31,6 +32,7 @@ onChange(() => {
   const open = app.pictures.filter(needsRun);
   byId("start").textContent = label(picture);
   byId("start").disabled = !picture || picture.working || empty(picture);
+  byId("start").classList.toggle("primary", !picture?.result || picture.stale);
   byId("start").hidden = Boolean(picture?.working);
   byId("start-all").hidden = app.pictures.length < 2 || !open.length;
   byId("start-all").textContent = `Erase all ${open.length}`;

@@ -1,7 +1,7 @@
 // Draws the stage: the picture, its result beside the split, the mask, the outlines of texts, and the mark being made.
 import { byId, once } from "./dom.js";
 import { previewMask } from "./masks.js";
-import { drawCrosshair, drawMark, drawTexts } from "./overlay.js";
+import { drawCrosshair, drawLeft, drawMark, drawTexts } from "./overlay.js";
 import { Pyramid } from "./pyramid.js";
 import { growOf, rules } from "./rules.js";
 import { Viewport } from "./viewport.js";
@@ -20,6 +20,7 @@ const below = byId("picture-layer");
 const above = byId("mask-layer");
 let before = null;
 let after = null;
+let leaving = null; // the result that was shown before, until the next one has arrived
 let preview = null;
 let computing = false;
 let outdated = false;
@@ -27,19 +28,24 @@ let outdated = false;
 export const drawPicture = once(() => {
   const context = start(below);
   if (!shown.picture) return;
-  const useAfter = after?.view && shown.mode !== "mask" && !shown.peek;
+  const result = after?.view ? after : leaving;
+  const useAfter = result && shown.mode !== "mask" && !shown.peek;
   if (!useAfter || shown.mode === "compare") before?.draw(context, viewport);
   if (useAfter) {
     context.save();
     if (shown.mode === "compare") clipRight(context);
-    after.draw(context, viewport);
+    result.draw(context, viewport);
     context.restore();
   }
 });
 
 export const drawMask = once(() => {
   const context = start(above);
-  if (!shown.picture || shown.mode !== "mask" || shown.peek) return;
+  if (!shown.picture || shown.peek) return;
+  if (shown.mode !== "mask") {
+    drawLeft(context, viewport, shown.picture.result);
+    return;
+  }
   if (preview) {
     const { x, y, w, h } = preview.region;
     context.drawImage(preview.bitmap, x, y, w, h);
@@ -61,7 +67,9 @@ export function present(picture, resultUrl) {
   if (picture !== shown.picture) {
     before?.close();
     preview?.bitmap.close();
-    [before, preview] = [null, null];
+    leave(after);
+    leave(null);
+    [before, after, preview] = [null, null, null];
     shown.picture = picture;
     if (picture) {
       before = new Pyramid(picture.info.view, picture.info, drawPicture);
@@ -69,13 +77,18 @@ export function present(picture, resultUrl) {
     }
   }
   if (resultUrl !== after?.url) {
-    const old = after;
+    leave(after);
     after = resultUrl ? new Pyramid(resultUrl, picture.info, drawPicture) : null;
-    const drop = () => old?.close();
-    if (after) after.loaded.then(drop, drop);
-    else drop();
+    if (after) after.loaded.then(() => leave(null));
+    else leave(null);
   }
   redraw();
+}
+
+/** Let a result go only when the next one goes, or has arrived. */
+function leave(result) {
+  if (leaving !== result) leaving?.close();
+  leaving = result;
 }
 
 function start(canvas) {

@@ -20,8 +20,13 @@ function make(picture) {
     el("span", { class: "name" }, info.name),
     status,
   );
-  const drop = el("button", { type: "button", class: "icon drop-one", "aria-label": `Remove ${info.name}`, onclick: () => remove(picture) }, icon("close"));
-  return { node: el("li", {}, show, drop), show, status };
+  const gone = el("button", { type: "button", class: "icon drop-one", "aria-label": `Remove ${info.name}`, onclick: () => drop(picture) }, icon("close"));
+  return { node: el("li", {}, show, gone), show, status };
+}
+
+function drop(picture) {
+  remove(picture);
+  byId(app.pictures.length ? "add" : "choose").focus();
 }
 
 export function select(picture) {
