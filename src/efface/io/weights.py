@@ -47,6 +47,7 @@ def save_weights(
     ):
         try:
             save_file(_separate(tensors), weights_file)
+            weights_file.chmod(card_file.stat().st_mode & 0o777)  # safetensors lets the owner alone read
         except SafetensorError as error:
             raise OutputError(f"cannot be written ({error})", where=folder / WEIGHTS, fix="Check the disk") from error
         files = {WEIGHTS: {"sha256": _sha256(weights_file), "bytes": weights_file.stat().st_size}}
