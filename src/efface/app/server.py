@@ -67,6 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def listen(host: str, port: int) -> socket.socket:
     """Take ``port`` of ``host``; :class:`UsageError` where that cannot be had."""
+    if not 0 <= port < 65536:
+        raise UsageError(f"{port} is not a port", where="--port", fix="Give one from 1 to 65535, or 0 for a free one")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
