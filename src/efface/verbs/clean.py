@@ -42,7 +42,7 @@ figures above, by benchmarks/memory.py."""
 PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
 """Which method each quality means; measured in benchmarks/erasing.py."""
 VIEWS = {"fast": 1, "default": 1, "best": 4}
-"""How many mirrored views are averaged by methods that can; measured there too: two gain nothing."""
+"""How many mirrored views are averaged by methods that can. Each doubling of the time gains about 0.1 dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
