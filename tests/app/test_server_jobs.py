@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import platform
 import shlex
 import signal
 
@@ -101,7 +102,6 @@ def test_texts_are_taken_by_rule_and_by_hand(server, upload, clean):
         ({"mask": True}, 409, "no painted mask"),
         ({"keep": ["("]}, 422, "regular expression"),
         ({"method": "nothing"}, 422, "nothing"),
-        ({"method": "deeperaser"}, 422, "deeperaser"),
         ({"method": "strokefill", "iterations": 3}, 422, "not iterative"),
         ({"boxes": [[0, 0, 0, 1]]}, 422, "greater"),
         ({"quality": "worst"}, 422, "fast"),
@@ -113,6 +113,16 @@ def test_rules_that_cannot_be_kept_are_refused_at_once(server, upload, rules, st
     answer = server.post("/api/jobs", json={"picture": upload(known=False)["id"], "rules": rules})
     assert answer.status_code == status
     assert says in answer.json()["what"] + str(answer.json()["where"])
+
+
+def test_a_method_without_weights_is_refused_at_once(server, upload, monkeypatch):
+    monkeypatch.setattr("efface.app.serving.catalogue.shipped", lambda name: None)
+    job = {"picture": upload()["id"], "rules": {"method": "deeperaser"}}
+    answer = server.post("/api/jobs", json=job)
+    assert answer.status_code == 422
+    assert answer.json()["fix"] == "Known: strokefill"
+    usable = [method["name"] for method in server.get("/api/methods").json() if method["usable"]]
+    assert usable == ["strokefill"]
 
 
 def test_a_job_that_fails_says_why_and_leaves_nothing(server, upload, clean):
@@ -250,3 +260,13 @@ def test_stopping_the_server_ends_its_workers_and_removes_its_files(clean, uploa
     assert not any(process.is_alive() for process in processes)
     with running() as client:
         assert client.get("/api/pictures").json() == []
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    prefix = f"efface-{platform.node()}-"
+    names = (f"{prefix}{2**22 + 1}-dead", f"{prefix}{os.getpid()}-alive", "efface-other-1-x")
+    for name in names:
+        (tmp_path / name / "pictures").mkdir(parents=True)
+    with running():
+        assert [(tmp_path / name).exists() for name in names] == [False, True, True]

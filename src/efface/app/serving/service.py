@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 from fastapi import Depends, Request
 
 from efface.app.serving.jobs import Jobs
@@ -23,7 +26,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.root = Path(tempfile.mkdtemp(prefix="efface-")).resolve()
+        _sweep()
+        self.root = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-")).resolve()
         most = {"memory": 1.5 * settings.memory, "seconds": settings.seconds}
         self.looking = Pool(LOOKERS, max_waiting=PATIENT, **most)
         self.cleaning = Pool(settings.workers, max_waiting=settings.max_waiting, **most)
@@ -35,6 +39,18 @@ class Service:
         self.cleaning.close()
         self.looking.close()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _prefix() -> str:
+    return f"efface-{platform.node()}-"
+
+
+def _sweep() -> None:
+    """Remove what servers of this computer left when they were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+        number = left.name.removeprefix(_prefix()).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _service(request: Request) -> Service:

@@ -13,7 +13,6 @@ from efface.app.serving.choosing import Means, resolve
 from efface.app.serving.rendering import Rendition, grey_png, render
 from efface.app.serving.schemas import Residual, Rules
 from efface.io.images import Picture, read_picture, write_picture
-from efface.io.picture import full_scale
 from efface.parts import masks
 from efface.parts.metrics.residue import deteval
 from efface.parts.text.detect import TextBox, find_text
@@ -87,9 +86,8 @@ class Preview:
         """Return the weight as PNG."""
         blank = Picture(np.broadcast_to(np.uint8(0), (self.height, self.width, 1)))
         _, mask = clean.find(blank, self.rules)
-        kept = masks.from_boxes(mask.shape, self.rules.regions)
-        weight = masks.feather(masks.subtract(mask, kept), self.rules.feather)
-        weight[kept] = 0
+        weight = masks.feather(mask, self.rules.feather)
+        weight[masks.from_boxes(mask.shape, self.rules.regions)] = 0
         return grey_png(np.rint(weight * 255).astype(np.uint8), self.size)
 
 
@@ -140,10 +138,11 @@ class Clean:
 def _residual(cleaned: clean.Cleaned, texts: Sequence[TextBox], min_confidence: float) -> Residual:
     """Look for the masked texts once more, with the same finder."""
     before = [text.polygon for text in texts if _centre_in(cleaned.mask, text.polygon)]
-    pixels = cleaned.picture.pixels
-    levels = pixels if pixels.dtype == np.uint8 else np.rint(pixels * (255 / full_scale(pixels.dtype))).astype(np.uint8)
-    levels = np.broadcast_to(levels, (*levels.shape[:2], 3))
-    after = [text.polygon for text in find_text(levels, min_confidence=min_confidence)] if before else []
+    after = (
+        [text.polygon for text in find_text(clean.eight_bits(cleaned.picture.pixels), min_confidence=min_confidence)]
+        if before
+        else []
+    )
     left = [polygon for polygon in after if _centre_in(cleaned.mask, polygon)]
     return Residual(
         before=len(before),
