@@ -1,5 +1,9 @@
-"""Serve the page at a free port, which is printed, with a tiny untrained eraser: ``served.py FOLDER``."""
+"""Serve the page at a free port, which is printed, with a tiny untrained eraser: ``served.py FOLDER``.
 
+For screenshots, what comes with the package erases instead, where it does.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +11,7 @@ import torch
 
 from efface.app.server import listen, serve
 from efface.app.serving.settings import Settings
+from efface.core.trained import shipped
 from efface.io.weights import save_weights
 from efface.pictures.deeperaser import DeepEraser
 
@@ -19,6 +24,7 @@ def tiny_weights(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    settings = Settings(weights=tiny_weights(Path(sys.argv[1])), max_file_bytes=80_000_000)
+    real = "EFFACE_SCREENSHOTS" in os.environ and shipped("strokefill")
+    settings = Settings(weights=None if real else tiny_weights(Path(sys.argv[1])), max_file_bytes=80_000_000)
     listening = listen(settings.host, 0)
     serve(settings, listening, started=lambda: print(listening.getsockname()[1], flush=True))

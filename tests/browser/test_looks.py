@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from drawn import draw, drop, encode
+from PIL import Image
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,7 +27,9 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 def keep(page: Page, name: str) -> None:
     if folder := os.environ.get("EFFACE_SCREENSHOTS"):
         page.wait_for_timeout(600)  # previews and tiles arrive
-        page.screenshot(path=Path(folder) / f"{name}.png")
+        with Image.open(io.BytesIO(page.screenshot())) as image:
+            whole = image.convert("RGB")
+            whole.quantize(palette=whole.quantize(256)).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def add_examples(page: Page) -> None:
@@ -73,6 +77,7 @@ def test_light(page: Page) -> None:
     add_examples(page)
     page.locator("#texts input").last.uncheck()
     keep(page, "erase")
+    page.locator("#take-all").click()
     page.locator("#start").click()
     expect(page.locator("#result-title")).to_be_visible()
     keep(page, "compare")

@@ -41,9 +41,11 @@ export class Picture {
     return this.edits.choices[text.index] ?? whyStays(text) === "";
   }
 
+  /** Why a text stays, or goes although the rules keep it; empty where there is nothing to say. */
   why(text) {
-    if (text.index in this.edits.choices) return this.taken(text) ? "your choice" : "kept by you";
-    return whyStays(text);
+    const reason = whyStays(text);
+    if (this.taken(text)) return reason && "your choice";
+    return reason || "kept by you";
   }
 
   get takenTexts() {

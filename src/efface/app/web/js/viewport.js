@@ -68,9 +68,9 @@ export class Viewport {
     return { x: left, y: top, w: Math.max(0, w), h: Math.max(0, h) };
   }
 
-  /** Let a canvas of the stage draw in pixels of the picture. */
+  /** Let a canvas of the stage draw in pixels of the picture; whole pixels of the screen keep 1:1 sharp. */
   apply(context) {
-    const ratio = devicePixelRatio;
-    context.setTransform(this.scale * ratio, 0, 0, this.scale * ratio, this.x * ratio, this.y * ratio);
+    const [x, y] = [this.x, this.y].map((n) => Math.round(n * devicePixelRatio));
+    context.setTransform(this.zoom, 0, 0, this.zoom, x, y);
   }
 }
