@@ -32,7 +32,7 @@ Mask = NDArray[np.bool_]
 Progress = Callable[[float, str], None]
 """Told how much is done, in [0, 1], and what goes on; an exception that it raises ends the job."""
 REMOVABLE = ("text",)
-FIXED_BYTES, PLANES, LARGEST_CROP = 900_000_000, 6, 1 << 20
+FIXED_BYTES, PLANES, LARGEST_CROP = 700_000_000, 4, 1 << 20
 """What the process takes without a picture; bytes for each pixel of the picture beside its values (masks); pixels of
 the largest crop, from which on none gains by more."""
 BYTES_PER_PIXEL = {"strokefill": 220}
@@ -252,8 +252,9 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         tell(0.0, "reading")
         picture, network = read_picture(image), None
         found, mask = find(picture, rules, tell)
-        rim = mask & masks.grow(~mask, 2)
-        before = picture.pixels[rim].astype(np.float32)
+        rim = np.flatnonzero(mask & masks.grow(~mask, 2))
+        values = picture.pixels.reshape(mask.size, -1)
+        before = values[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
         kept = masks.from_boxes(mask.shape, rules.regions)
         rest, stages = _fill(picture, mask, kept, rules.feather) if mask.any() else mask, [picture]
@@ -264,7 +265,7 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
             _repair(stages, rest, kept, network, rules, tell)
     tell(1.0, "done")
     masked = int(mask.sum())
-    change = np.abs(picture.pixels[rim] - before)
+    change = np.abs(values[rim] - before)
     scores = {
         "masked": masked / mask.size,
         "flat": 1 - int(rest.sum()) / masked if masked else 0.0,

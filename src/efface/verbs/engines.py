@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from efface.extras import need
 
 KILLED = "the process that worked on it was killed, perhaps for memory. Lower --memory or --workers"
+LOST = "its process on the cluster was lost: killed, perhaps for memory, or without efface. See the logs of Ray"
 
 
 class Job(Protocol):
@@ -86,7 +87,7 @@ def ray(jobs: Sequence[Job], workers: int) -> Generator[Any]:
         for row in spread.map(run, num_cpus=1, max_retries=0).iter_rows():
             del left[row["number"]]
             yield row["ended"]
-        yield from (job.failed(KILLED) for job in left.values())
+        yield from (job.failed(LOST) for job in left.values())
     finally:
         if here:
             ray.shutdown()
