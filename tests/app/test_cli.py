@@ -39,7 +39,7 @@ def test_every_command_explains_itself_with_an_example(efface, command):
     code, out, _ = efface(command, "--help")
     assert code == 0
     assert f"Example: efface {command} " in out
-    assert "--json" in out
+    assert "--json" in out or command == "serve"
     assert all(line.count("  ") for line in out.splitlines() if line.startswith("│ --")), "an option without help"
 
 

@@ -34,7 +34,12 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(tmp_path, host):
     command = [sys.executable, "-c", "from efface.app.cli import main; main()", "serve", "--host", host, "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background have it ignored
     ) as server:
         address = re.search(r"http://\S+", server.stdout.readline()).group()
         about = re.sub(r"/(\?token=.*)?$", "/api/about", address)
