@@ -62,13 +62,11 @@ def load(name: str | None = None, *, weights: str | Path | None = None, device: 
     if name is not None and card.get("method") != entry(name).name:
         raise WeightsError(f"these weights are of {card.get('method')!r}, not of {name!r}", where=folder)
     method = entry(str(card.get("method"))).load().from_params(card.get("params", {}))
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # not on `meta`, where drawing first weights would import half of torch
         net = method.build()
     tensors, _ = load_weights(folder, {key: tuple(value.shape) for key, value in net.state_dict().items()})
     device = pick_device(device)
-    layout = net.state_dict()  # strides too: a network may be built for channels_last
-    laid_out = {k: torch.empty_like(layout[k], device="cpu").copy_(v) for k, v in tensors.items()}
-    net.load_state_dict(laid_out, assign=True)
+    net.load_state_dict(tensors)
     return Trained(method, net.eval().requires_grad_(False).to(device), card, device)
 
 
