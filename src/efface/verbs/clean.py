@@ -35,7 +35,7 @@ REMOVABLE = ("text",)
 FIXED_BYTES, PLANES, LARGEST_CROP = 700_000_000, 4, 1 << 20
 """What the process takes without a picture; bytes for each pixel of the picture beside its values (masks); pixels of
 the largest crop, from which on none gains by more."""
-BYTES_PER_PIXEL = {"strokefill": 220}
+BYTES_PER_PIXEL = {"strokefill": 250, "ste": 560}
 OTHER_BYTES_PER_PIXEL = 2700
 """What a network takes for each pixel that it sees at once, and those at most that are not listed; measured, as the
 figures above, by benchmarks/memory.py."""
