@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from efface.errors import DataError
-from efface.parts.data.photos import SUFFIXES
+from efface.parts.data.photos import SUFFIXES, read_photo
 from efface.parts.text import words
 from efface.parts.text.render import as_float, make_layer, paste
 from efface.parts.text.space import Context, StyleSpace
@@ -86,11 +85,7 @@ class BoxedPictures:
 
     def _read(self, name: str) -> tuple[Photo, Boxes]:
         path = self.folder / name
-        try:
-            with Image.open(path) as image:
-                picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot be read as a picture: {error}", where=path, fix="Replace or remove it") from error
+        picture = read_photo(path)
         height, width = picture.shape[:2]
         if min(height, width) < self.size:
             raise DataError(f"{width}x{height} is smaller than {self.size}", where=path, fix="Lower size in [data]")

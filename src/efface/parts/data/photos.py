@@ -78,7 +78,7 @@ def photographs(folder: Path | None, split: str) -> Photographs:
         raise DataError(
             f"holds no picture of the split {split}", where=folder, fix=f"Add {', '.join(sorted(SUFFIXES))}"
         )
-    return Photographs([partial(_read, path) for path in files])
+    return Photographs([partial(read_photo, path) for path in files])
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -90,7 +90,8 @@ def _files(folder: Path, split: str) -> list[Path]:
     return [p for p in found if low <= hash_unit(p.name) < high]
 
 
-def _read(path: Path) -> Photo:
+def read_photo(path: Path) -> Photo:
+    """Read a picture file as upright RGB; one that cannot be read is a :class:`DataError`."""
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
