@@ -57,6 +57,10 @@ class WeightsError(InputError):
     """Weights are missing, damaged, of another network, or in a form that is not accepted."""
 
 
+class PlanError(InputError):
+    """A plan is damaged, of another model or of a newer version, or an edit does not fit."""
+
+
 class DataError(InputError):
     """A data set cannot be found or does not have the expected form."""
 

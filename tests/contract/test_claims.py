@@ -8,7 +8,7 @@ from efface.core.catalogue import entries
 from efface.core.claim import load_result
 from efface.verbs.check import check, store
 
-CLAIMS = [name for name in entries() if importlib.util.find_spec(f"efface.claims.{name}")]
+CLAIMS = [name for name, e in entries().items() if importlib.util.find_spec(f"efface.claims.{e.stem}")]
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class Entry:
     """One method of the catalogue, known without having been imported."""
 
     name: str
+    """Name of its file, with hyphens for underscores."""
     subject: str
     module: str
     kind: str
@@ -44,6 +45,11 @@ class Entry:
     doc: str
     card: Card
     params: tuple[Param, ...]
+
+    @property
+    def stem(self) -> str:
+        """Name of its file."""
+        return self.module.rpartition(".")[2]
 
     def load(self) -> type[Any]:
         """Import the method's module and return its class."""
@@ -74,8 +80,8 @@ def entries() -> dict[str, Entry]:
 def entry(name: str) -> Entry:
     """Return the method called ``name``; a misspelt one raises :class:`UnknownNameError` with suggestions."""
     known = entries()
-    if name.replace("-", "_") in known:
-        return known[name.replace("-", "_")]
+    if name.replace("_", "-") in known:
+        return known[name.replace("_", "-")]
     raise UnknownNameError("method", name, known)
 
 
@@ -94,7 +100,7 @@ def _read(path: Path, subject: str, module: str) -> Entry:
         if kind is None or card is None:
             continue
         return Entry(
-            name=path.stem,
+            name=path.stem.replace("_", "-"),
             subject=subject,
             module=module,
             kind=kind,

@@ -83,7 +83,7 @@ class Result:
 def claim_module(name: str) -> Any:
     """Import the claim of the method called ``name``."""
     method = entry(name)
-    module = f"efface.claims.{method.name}"
+    module = f"efface.claims.{method.stem}"
     if importlib.util.find_spec(module) is None:
         raise UsageError(f"{method.name} has no claim", where=module, fix="Add claims/<method>.py with CLAIM and check")
     return importlib.import_module(module)

@@ -135,7 +135,7 @@ def _bad_hyper_parameters_are_refused(found: Entry) -> None:
 def _claim_is_there(found: Entry) -> None:
     if not found.module.startswith("efface."):
         return  # other packages keep their evidence where they like
-    module = f"efface.claims.{found.name}"
+    module = f"efface.claims.{found.stem}"
     _require(importlib.util.find_spec(module) is not None, f"there is no {module}")
     claim = importlib.import_module(module)
     _require(isinstance(getattr(claim, "CLAIM", None), Claim), f"{module} has no CLAIM")

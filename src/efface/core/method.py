@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from efface.core.card import Card
 from efface.errors import UnknownNameError, UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from efface.core.plan import Plan
+    from efface.parts.data.tasks import Task
 
 
 def param(
@@ -47,8 +48,8 @@ class Method:
 
     @property
     def name(self) -> str:
-        """Name in the catalogue: the name of the file."""
-        return type(self).__module__.rpartition(".")[2]
+        """Name in the catalogue: the name of the file, with hyphens for underscores."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     def params(self) -> dict[str, Any]:
         """Return the hyper-parameters as JSON-ready values."""
@@ -165,10 +166,32 @@ class Network(Method):
         return key
 
 
+@dataclass(frozen=True)
+class Work:
+    """What an editor is told about the work at hand, beside the model and the data."""
+
+    seed: int = 0
+    device: str = "cpu"
+    example: tuple[Any, ...] = ()
+    """Positional inputs of the model's ``forward``, for what has to run it; empty where none are known."""
+    progress: Callable[[str], None] = lambda line: None
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return the CPU generator of the draw ``name``."""
+        from efface.seeds import torch_generator
+
+        return torch_generator(self.seed, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Editor(Method):
     """A method that *changes* a given model."""
 
-    def plan(self, model: nn.Module, data: Any, step: Step) -> Plan:
-        """Return the edits to make; the model itself stays untouched."""
+    needs: ClassVar[Literal["nothing", "task"]] = "nothing"
+    """``task``: it trains or scores on data, so ``data`` must be a task; ``nothing``: weights are enough."""
+    small: ClassVar[dict[str, Any]] = {}
+    """Hyper-parameters with which it edits a tiny model in a few seconds, for tests."""
+
+    def plan(self, model: nn.Module, data: Task | None, work: Work) -> Plan:
+        """Return the edits to make; the model itself stays untouched, bit by bit."""
         raise NotImplementedError
