@@ -25,7 +25,8 @@ from efface.parts.metrics.pixels import psnr
 from efface.parts.metrics.residue import found_polygons, one_to_one
 from efface.parts.metrics.structure import ssim_m
 from efface.parts.text.fonts import find_fonts, split_fonts
-from efface.verbs.clean import Rules, apply
+from efface.verbs.clean import apply
+from efface.verbs.rules import Rules
 
 Case = dict[str, Any]
 Eraser = Callable[[Case], np.ndarray]

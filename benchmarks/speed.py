@@ -29,7 +29,8 @@ from efface.parts import crops
 from efface.parts.data.photos import photographs
 from efface.parts.text.render import draw
 from efface.parts.text.style import Style
-from efface.verbs.clean import Rules, apply
+from efface.verbs.clean import apply
+from efface.verbs.rules import Rules
 
 SIZE = 1250, 800
 TEXTS = [

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from efface.errors import EffaceError
     from efface.verbs.batch import clean_files
     from efface.verbs.check import check
-    from efface.verbs.clean import Cleaned, Rules, clean
+    from efface.verbs.clean import Cleaned, clean
     from efface.verbs.convert import convert
     from efface.verbs.find import describe, find, get
     from efface.verbs.fit import fit
+    from efface.verbs.rules import Rules
     from efface.verbs.score import score
 
     __version__: str
@@ -39,7 +40,7 @@ __all__ = [
 HOMES = {
     "Cleaned": "efface.verbs.clean",
     "EffaceError": "efface.errors",
-    "Rules": "efface.verbs.clean",
+    "Rules": "efface.verbs.rules",
     "check": "efface.verbs.check",
     "check_method": "efface.core.contract",
     "clean": "efface.verbs.clean",

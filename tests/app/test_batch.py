@@ -17,8 +17,8 @@ from efface.errors import OutputError, UnknownNameError, UsageError, WeightsErro
 from efface.parts.text.detect import TextBox
 from efface.verbs import clean as verb
 from efface.verbs.batch import MANIFEST, clean_files, gather
-from efface.verbs.clean import Rules
 from efface.verbs.engines import ENGINES
+from efface.verbs.rules import Rules
 
 BOX = (8, 8, 20, 10)
 RULES = Rules(boxes=[BOX])
@@ -199,7 +199,7 @@ def test_resuming_what_never_began_overwrites_nothing(folder):
 KILLED = """
 import os, signal, sys
 from efface.verbs.batch import clean_files
-from efface.verbs.clean import Rules
+from efface.verbs.rules import Rules
 link, count = os.link, 0
 def kill_at(source, target):
     global count

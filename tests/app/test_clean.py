@@ -14,7 +14,8 @@ from efface.io.images import Picture, read_picture, write_picture
 from efface.parts.masks import feather, from_boxes
 from efface.parts.text.detect import TextBox
 from efface.verbs import clean as verb
-from efface.verbs.clean import Rules, apply, find
+from efface.verbs.clean import apply, find
+from efface.verbs.rules import Rules
 
 BOX = (20, 12, 30, 10)
 DEEP = np.uint8, np.uint16

@@ -11,7 +11,7 @@ from PIL import Image
 from efface.app import cli
 from efface.app.report import GAP, LINE, PAGE, SHEET, SIDE, Row, draw_sheet, write_report
 from efface.verbs.batch import Item, Summary, clean_files
-from efface.verbs.clean import Rules
+from efface.verbs.rules import Rules
 
 BOX = (8, 8, 20, 10)
 

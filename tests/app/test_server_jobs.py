@@ -17,8 +17,8 @@ from efface.app.serving.choosing import Means
 from efface.app.serving.copying import copies
 from efface.app.serving.schemas import Rules
 from efface.parts.text.detect import TextBox
-from efface.verbs.clean import Rules as VerbRules
 from efface.verbs.clean import apply
+from efface.verbs.rules import Rules as VerbRules
 
 BOXED = {"texts": False, "boxes": [BOX]}
 

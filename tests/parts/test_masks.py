@@ -121,24 +121,17 @@ def test_a_mask_of_another_size_is_refused():
         masks.from_picture(SHAPE, (12, 9))
 
 
-def test_subtract_takes_the_kept_pixels_out():
-    keep = np.zeros_like(SHAPE)
-    keep[:4] = True
-    assert masks.components(masks.subtract(SHAPE, keep)) == [Box(3, 4, 6, 2)]
-
-
 @pytest.mark.parametrize(("size", "px"), [((100, 100), 2), ((1000, 3000), 5), ((10000, 10000), 50)])
 def test_default_grow_follows_the_picture(size, px):
     assert masks.default_grow(*size) == px
 
 
-def test_rim_score_sees_text_that_touches_the_rim():
+def test_the_rim_is_what_lies_near_the_outside_but_not_near_the_border():
     mask = np.zeros((40, 40), bool)
-    mask[10:30, 10:30] = True
-    clean = np.full((3, 40, 40), 0.8, np.float32)
-    centred, cut = clean.copy(), clean.copy()
-    centred[:, 15:25, 15:25] = 0.1
-    cut[:, 15:25, 5:35] = 0.1
-    assert masks.rim_score(centred, clean, mask) == 0
-    assert masks.rim_score(cut, clean, mask) > 0.1
-    assert masks.rim_score(cut, clean, np.zeros_like(mask)) == 0
+    mask[10:, 10:30] = True
+    rim = masks.rim(mask)
+    assert rim[10:12, 10:30].all()
+    assert rim[10:, 10:12].all()
+    assert not rim[12:, 12:28].any()
+    assert not rim[~mask].any()
+    assert not masks.rim(np.ones_like(mask)).any()

@@ -35,6 +35,8 @@ class Card:
     """Receptive radius in pixels of a ``local`` network; context that a ``global`` one asks for around a mask."""
     smallest: int = 1
     """Least height and width in pixels that the network takes."""
+    bytes_per_pixel: int = 2700
+    """Memory that the network takes for each pixel it sees at once; measured by benchmarks/memory.py."""
     dtypes: tuple[str, ...] = ("float32",)
     """Number formats that ``run`` is tested with."""
     licence: str = "Apache-2.0"

@@ -108,11 +108,6 @@ def _full(values: np.ndarray) -> float:
     return 1.0 if values.dtype.kind in "bf" else float(np.iinfo(values.dtype).max)
 
 
-def subtract(mask: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Return the bool ``mask`` without the pixels of the bool mask ``keep``."""
-    return mask & ~keep
-
-
 def default_grow(h: int, w: int) -> int:
     """Return by how many pixels a mask of text is grown in a picture of this size."""
     return max(2, round(0.005 * min(h, w)))
@@ -161,10 +156,9 @@ def islands(mask: np.ndarray) -> list[tuple[Box, tuple[int, int]]]:
     return sorted(found, key=lambda island: (island[0].y, island[0].x, island[1]))
 
 
-def rim_score(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
-    """Return the mean change on the 2-pixel rim just inside a bool ``mask``: high where it cuts through something.
+def rim(mask: np.ndarray, px: float = 2) -> np.ndarray:
+    """Return the pixels of a bool ``mask`` at most ``px`` from its outside; the picture's border is no outside.
 
-    ``before`` and ``after`` are (c, h, w). Text that reaches the rim is likely to go on outside of it: grow the mask.
+    An ample mask holds only background there. Much change on the rim says that the mask cuts through something.
     """
-    rim = mask & grow(~mask, 2)
-    return float(np.abs(after[:, rim] - before[:, rim]).mean()) if rim.any() else 0.0
+    return mask & grow(~mask, px)

@@ -98,6 +98,7 @@ class Ste(Network):
         tiling="global",
         radius=64,
         smallest=32,
+        bytes_per_pixel=560,
         dtypes=("float32", "bfloat16"),
         good_at="Trains on your own pictures with text, without clean versions; finds the text by itself if need be.",
         left_out="the policy conditioned on features of the picture; rotation of the training pictures",

@@ -17,8 +17,9 @@ from efface.io.atomic import atomic_write, check_target
 from efface.io.images import SUFFIXES, read_picture
 from efface.io.manifest import Manifest, plan_outputs
 from efface.io.weights import load_card
-from efface.verbs.clean import Rules, apply, find, preview
+from efface.verbs.clean import apply, find, preview
 from efface.verbs.engines import ENGINES
+from efface.verbs.rules import Rules
 
 OURS = "efface-"
 """How the names of files begin that a run leaves beside its results; they are never inputs."""

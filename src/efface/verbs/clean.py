@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.core.catalogue import entry
-from efface.errors import MaskError, UnknownNameError, UsageError
+from efface.errors import MaskError, UsageError
 from efface.io.images import Picture, read_picture, write_picture
 from efface.io.picture import full_scale
 from efface.parts import masks
 from efface.parts.text.detect import TextBox, find_text
+from efface.verbs.rules import Rules, as_box
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,111 +30,11 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 Progress = Callable[[float, str], None]
 """Told how much is done, in [0, 1], and what goes on; an exception that it raises ends the job."""
-REMOVABLE = ("text",)
 FIXED_BYTES, PLANES, LARGEST_CROP = 700_000_000, 4, 1 << 20
 """What the process takes without a picture; bytes for each pixel of the picture beside its values (masks); pixels of
 the largest crop, from which on none gains by more."""
-BYTES_PER_PIXEL = {"strokefill": 250, "ste": 560}
-OTHER_BYTES_PER_PIXEL = 2700
-"""What a network takes for each pixel that it sees at once, and those at most that are not listed; measured, as the
-figures above, by benchmarks/memory.py."""
-PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
-"""Which method each quality means; measured in benchmarks/erasing.py."""
 VIEWS = {"fast": 1, "default": 1, "best": 4}
 """How many mirrored views are averaged by methods that can. Each doubling of the time gains about 0.1 dB."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What to take out of a picture, what to leave, and how: the same for one picture and for a thousand."""
-
-    remove: str = "text"
-    """What is looked for where none of ``mask``, ``boxes`` and ``polygons`` are given."""
-    mask: Any = None
-    """Picture (path, PIL image, array, tensor) of the same size: what is at least half white is taken away. One that
-    covers all of the picture is allowed, and then a method has nothing to go by but what shows between the strokes."""
-    boxes: Sequence[str | Sequence[int]] = ()
-    """Rectangles to take away: ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels."""
-    polygons: Sequence[Any] | None = None
-    """Outlines of texts to take away: (n, 2) corners x and y in pixels. None: nobody chose any."""
-    keep: Sequence[str | Sequence[int]] = ()
-    """What stays: rectangles, in which no pixel changes, or regular expressions on the words found. Text stays whole
-    where its middle lies in such a rectangle."""
-    only: str | None = None
-    """Regular expression: of the text found, take only what matches."""
-    min_confidence: float = 0.5
-    """Text that was read with less confidence stays; it mostly is none."""
-    grow: int | None = None
-    """Pixels by which the mask is widened. None: for outlines of text at least 2, or 0.5 % of the shorter side."""
-    feather: int = 2
-    """Pixels over which the result fades into the picture around the mask."""
-    quality: str = "default"
-    """``fast``, ``default`` or ``best``, where no method is named."""
-    method: str | None = None
-    iterations: int | None = None
-    """Refinements of an iterative method. None: as many as its weights were trained for."""
-    weights: str | Path | None = None
-    memory: int = 2_000_000_000
-    """Bytes that the whole process may use, about."""
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.remove not in REMOVABLE:
-            raise UnknownNameError("thing to remove", self.remove, REMOVABLE)
-        if self.quality not in PRESETS:
-            raise UnknownNameError("quality", self.quality, PRESETS)
-        for name, most in (("grow", 1000), ("feather", 100)):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= most:
-                raise UsageError(f"{value} px is outside 0 to {most}", where=name)
-        if not 0 <= self.min_confidence <= 1:
-            raise UsageError(f"{self.min_confidence} is outside 0 to 1", where="confidence")
-        if self.iterations is not None and self.iterations < 1:
-            raise UsageError(f"{self.iterations} iterations do nothing", where="iterations", fix="Give 1 or more")
-        if self.method is not None:
-            entry(self.method)
-        for box in (*self.boxes, *self.regions):
-            _box(box)
-        for pattern in (self.only, *self._patterns):
-            try:
-                re.compile(pattern or "")
-            except re.error as error:
-                what = f"{pattern!r} is not a regular expression: {error}"
-                raise UsageError(what, where="only or keep") from error
-
-    @property
-    def regions(self) -> list[masks.Box]:
-        """The rectangles among ``keep``."""
-        return [_box(item) for item in self.keep if _is_box(item)]
-
-    @property
-    def _patterns(self) -> list[str]:
-        return [str(item) for item in self.keep if not _is_box(item)]
-
-    @property
-    def network(self) -> tuple[str | None, str | None, str]:
-        """Method, weights and device as :func:`efface.core.trained.load` takes them."""
-        weights = None if self.weights is None else str(self.weights)
-        method = self.method or (PRESETS[self.quality] if weights is None else None)
-        return method, weights, self.device
-
-    @property
-    def searches(self) -> bool:
-        """Whether text is looked for: nobody said where it is."""
-        return self.mask is None and not self.boxes and self.polygons is None
-
-    def choose(self, box: TextBox) -> str:
-        """Say why the text in ``box`` stays; an empty answer means that it goes."""
-        x, y = box.polygon.mean(0)
-        if box.confidence < self.min_confidence:
-            return "confidence too low"
-        if any(bx <= x < bx + w and by <= y < by + h for bx, by, w, h in self.regions):
-            return "in a region to keep"
-        if any(re.search(pattern, box.words) for pattern in self._patterns):
-            return "words to keep"
-        if self.only is not None and not re.search(self.only, box.words):
-            return "other words"
-        return ""
 
 
 @dataclass(frozen=True)
@@ -252,7 +151,7 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         tell(0.0, "reading")
         picture, network = read_picture(image), None
         found, mask = find(picture, rules, tell)
-        rim = np.flatnonzero(mask & masks.grow(~mask, 2))
+        rim = np.flatnonzero(masks.rim(mask))
         values = picture.pixels.reshape(mask.size, -1)
         before = values[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
@@ -292,7 +191,7 @@ def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what:
         found = [Found(text, rules.choose(text)) for text in find_text(eight_bits(picture.pixels))]
         mask = outlined([f.box.polygon for f in found if not f.stays])
     else:
-        mask = masks.from_boxes(size, map(_box, rules.boxes))
+        mask = masks.from_boxes(size, map(as_box, rules.boxes))
         if rules.mask is not None:
             mask |= _read_mask(rules.mask, size)
         mask = masks.grow(mask, rules.grow or 0)
@@ -371,8 +270,7 @@ def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained,
 
     card, picture = network.method.card, stages[-1]
     taken = FIXED_BYTES + sum(stage.pixels.nbytes for stage in stages) + PLANES * mask.size
-    each = BYTES_PER_PIXEL.get(network.card["method"], OTHER_BYTES_PER_PIXEL)
-    room = min(LARGEST_CROP, crops.pixels_for(rules.memory, bytes_per_pixel=each, fixed=taken))
+    room = min(LARGEST_CROP, crops.pixels_for(rules.memory, bytes_per_pixel=card.bytes_per_pixel, fixed=taken))
     context = max(card.radius, 16) + rules.feather
     boxes = crops.crops_around(
         mask, context=context, multiple=card.multiple, smallest=card.smallest, largest_pixels=room
@@ -403,14 +301,6 @@ def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained,
         batch_pixels=room,
         progress=lambda done, total: tell(0.4 + 0.6 * done / total, "repairing"),
     )
-
-
-def _is_box(item: str | Sequence[int]) -> bool:
-    return not isinstance(item, str) or re.fullmatch(r"\s*\d+(\s*,\s*\d+){3}\s*", item) is not None
-
-
-def _box(item: str | Sequence[int]) -> masks.Box:
-    return masks.parse_box(item if isinstance(item, str) else ",".join(map(str, item)))
 
 
 def _read_mask(mask: Any, size: tuple[int, int]) -> Mask:

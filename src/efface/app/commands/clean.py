@@ -90,7 +90,7 @@ def clean_(
     from efface.app.show import print_json, print_summary, progress_bar
     from efface.parts.masks import parse_box
     from efface.verbs.batch import clean_files
-    from efface.verbs.clean import Rules
+    from efface.verbs.rules import Rules
 
     if sum((method is not None, fast, best)) > 1:
         raise UsageError("--method, --fast and --best exclude each other", fix="Give one of them")

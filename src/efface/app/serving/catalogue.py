@@ -12,8 +12,8 @@ from efface.core.trained import shipped
 from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import inside
 from efface.io.weights import WEIGHTS, load_card
-from efface.verbs.clean import REMOVABLE
 from efface.verbs.find import describe
+from efface.verbs.rules import REMOVABLE
 
 TASKS = {f"{thing} from pictures" for thing in REMOVABLE}
 

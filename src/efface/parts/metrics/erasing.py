@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from efface.parts import masks
 from efface.parts.metrics.pixels import (
     LEGACY_SIDE,
     Mask,
@@ -28,8 +29,6 @@ from efface.parts.metrics.structure import ms_ssim, mssim_legacy, ssim, ssim_m, 
 
 GROW = 5
 """Pixels by which masks are grown for the regions of the table, so that feathered rims count as inside."""
-RIM = 2
-"""Width in pixels of the rim of a mask."""
 
 
 def grow_mask(mask: Mask, pixels: float) -> Mask:
@@ -63,7 +62,7 @@ def rim(output: Pixels, source: Pixels, mask: Mask) -> float:
     There an ample mask holds background only, which erasing leaves nearly as it was. A high value says that the mask
     cut through text, whose colour then remains beside it. The picture's border is no rim; nan where there is none.
     """
-    return keep_err(output, source, mask & ~_deep(mask, RIM))
+    return keep_err(output, source, masks.rim(mask))
 
 
 def is_composited(output: Pixels, source: Pixels, mask: Mask) -> bool:

@@ -14,7 +14,7 @@ from efface.app.serving.schemas import About, Method, MethodPage
 from efface.app.serving.service import Here
 from efface.errors import UnknownNameError
 from efface.io.images import SUFFIXES
-from efface.verbs.clean import PRESETS
+from efface.verbs.rules import PRESETS
 
 router = APIRouter(prefix="/api", tags=["catalogue"])
 
