@@ -13,14 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import torch
-
 from efface.core.method import Network
 from efface.core.run import Run
 from efface.training.log import Log, plot_losses, progress_bar, read_log, sample_sheet
 from efface.training.order import Source
 from efface.training.recipe import Recipe
-from efface.training.trainer import Trainer, accelerator
+from efface.training.trainer import Trainer, accelerator, own_randomness
 
 
 def train(
@@ -57,7 +55,7 @@ def train(
     with (
         contextlib.closing(trainer.batches(source)) as data,
         _signals() as interrupted,
-        _own_randomness(trainer.device),
+        own_randomness(trainer.device),
         progress_bar(progress and main) as bar,
     ):
         task = bar.add_task(method.name, total=settings.steps, completed=trainer.step, rate=0.0, loss=float("nan"))
@@ -100,7 +98,7 @@ def seconds_per_step(method: Network, source: Source, recipe: Recipe, *, device:
     """Return how long a step takes, its batches included: the mean of ``steps`` after one to warm up."""
     settings = dataclasses.replace(recipe.train, steps=max(recipe.train.steps, 1 + steps))
     trainer = Trainer(method, settings, accelerator(settings, device))
-    with contextlib.closing(trainer.batches(source)) as data, _own_randomness(trainer.device):
+    with contextlib.closing(trainer.batches(source)) as data, own_randomness(trainer.device):
         start = 0.0
         for step in range(1 + steps):
             trainer.advance([next(data) for _ in range(settings.accumulate)])
@@ -131,10 +129,3 @@ def _signals() -> Iterator[threading.Event]:
         yield event
     finally:
         restore()
-
-
-@contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave torch's generators as they were: every step reseeds them."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from efface.training.recipe import Train
 
 
-def lr_factor(schedule: str, step: int, steps: int, warmup: float = 0.0) -> float:
+def lr_factor(schedule: str, step: int, steps: int, warmup: float = 0.0, drops: Sequence[float] = ()) -> float:
     """Return what the highest learning rate is multiplied by at ``step`` of ``steps``, counted from 0.
 
-    ``warmup`` is the share of the steps over which the rate rises: in a line for ``constant`` and ``cosine``, along a
-    half cosine from 1/25 for ``onecycle`` (Smith and Topin, arXiv:1708.07120). ``cosine`` then falls to 0 after the
-    last step, ``onecycle`` to 1/250000 at the last step.
+    ``warmup`` is the share of the steps over which the rate rises: along a half cosine from 1/25 for ``onecycle``
+    (Smith and Topin, arXiv:1708.07120), in a line for the others. ``cosine`` then falls to 0 after the last step,
+    ``onecycle`` to 1/250000 at the last step, ``steps`` to a tenth after each of the shares ``drops`` of the steps.
     """
     rise = round(warmup * steps)
     if schedule == "onecycle":
@@ -25,6 +25,8 @@ def lr_factor(schedule: str, step: int, steps: int, warmup: float = 0.0) -> floa
         return _half_cosine(1.0, 1 / 250_000, (step - rise) / max(1, steps - 1 - rise))
     if step < rise:
         return (step + 1) / (rise + 1)
+    if schedule == "steps":
+        return 0.1 ** sum(step >= round(share * steps) for share in drops)
     return 1.0 if schedule == "constant" else _half_cosine(1.0, 0.0, (step - rise) / max(1, steps - rise))
 
 
@@ -40,7 +42,7 @@ def optimizer(parameters: Sequence[nn.Parameter], train: Train) -> torch.optim.O
     ]
     groups = [group for group in groups if group["params"]]
     if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.betas[0])
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.betas[0], nesterov=train.nesterov)
     return torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), fused=True)
 
 

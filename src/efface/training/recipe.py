@@ -16,7 +16,7 @@ from typing import Any
 from efface.core.method import check_param, param
 from efface.errors import UnknownNameError, UsageError
 
-OPTIMISER = ("optimizer", "lr", "betas", "weight_decay", "schedule", "warmup", "clip")
+OPTIMISER = ("optimizer", "lr", "betas", "nesterov", "weight_decay", "schedule", "warmup", "drops", "clip")
 """Fields of :class:`Train` that one phase of a training may override."""
 FREE = ("workers", "checkpoint_minutes", "sample_every", "log_every", "compile", "store")
 """Fields of :class:`Train` that may change when a run is resumed: they do not touch what is learned."""
@@ -36,9 +36,15 @@ class Train:
     betas: tuple[float, ...] = param(
         (0.9, 0.999), "decay rates of AdamW's averages; sgd takes the first", low=0.0, high=1.0
     )
-    weight_decay: float = param(0.0, "decoupled decay of matrices and kernels", low=0.0)
-    schedule: str = param("constant", "course of the learning rate", choices=("constant", "cosine", "onecycle"))
+    nesterov: bool = param(False, "let sgd look ahead along its momentum")
+    weight_decay: float = param(0.0, "decay of matrices and kernels, decoupled in AdamW", low=0.0)
+    schedule: str = param(
+        "constant", "course of the learning rate", choices=("constant", "cosine", "onecycle", "steps")
+    )
     warmup: float = param(0.0, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
+    drops: tuple[float, ...] = param(
+        (0.5, 0.75), "shares of the steps after which the rate of schedule steps is a tenth", low=0.0, high=1.0
+    )
     clip: float = param(0.0, "largest norm of the gradient; 0 leaves it as it is", low=0.0)
     ema: float = param(0.0, "decay of the running average of the weights; 0 keeps none", low=0.0, high=0.999999)
     compile: bool = param(False, "compile the network")
@@ -54,6 +60,8 @@ class Train:
             check_param("train", f.name, getattr(self, f.name), f.default, f.metadata)
         if len(self.betas) != 2 or not all(isinstance(beta, int | float) for beta in self.betas):
             raise UsageError(f"{list(self.betas)} are not two numbers", where="train.betas")
+        if self.nesterov and not (self.optimizer == "sgd" and self.betas[0] > 0):
+            raise UsageError("needs sgd with momentum", where="train.nesterov", fix="Set optimizer and betas")
 
     def override(self, options: dict[str, Any]) -> Train:
         """Return these settings with a phase's ``options`` in place; only the optimiser's may differ."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from efface.core.method import Network, Step
+from efface.core.method import Phase, Step
 from efface.core.trained import pick_device
 from efface.errors import EffaceError
 from efface.io.weights import check_shapes, load_weights
@@ -40,10 +41,31 @@ def accelerator(train: Train, device: str = "auto") -> Accelerator:
     )
 
 
+class Trainable(Protocol):
+    """What a trainer asks of whatever it trains; every :class:`~efface.core.method.Network` answers."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it by."""
+        ...
+
+    def build(self) -> torch.nn.Module:
+        """Return the network to train: a new one, or one that somebody gave."""
+        ...
+
+    def prepare(self, net: torch.nn.Module, batch: Batch, step: Step) -> Batch:
+        """Change a batch just before the losses see it."""
+        ...
+
+    def phases(self) -> dict[str, Phase]:
+        """Return the optimisers of the training, in the order in which they step."""
+        ...
+
+
 class Trainer:
     """A training between two steps."""
 
-    def __init__(self, method: Network, train: Train, accelerator: Accelerator) -> None:
+    def __init__(self, method: Trainable, train: Train, accelerator: Accelerator) -> None:
         """Build the network and its optimisers on the accelerator's device, before the first step."""
         self.method, self.train, self.accelerator = method, train, accelerator
         self.device = accelerator.device
@@ -88,7 +110,7 @@ class Trainer:
         for batch, step in given:
             if update:  # other draws than in the first update of this step
                 step = dataclasses.replace(step, seed=derive(step.seed, "update", update))
-            torch.manual_seed(derive(step.seed, step.step, name, "torch"))
+            self._reseed(derive(step.seed, step.step, name, "torch"))
             with self.accelerator.autocast():
                 parts = self.phases[name].loss(self.net, batch, step)
             self.accelerator.backward(parts["total"])  # divides by the number of accumulated batches
@@ -103,7 +125,7 @@ class Trainer:
             return {}
         if settings.clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
-        rate = settings.lr * lr_factor(settings.schedule, self.step, self.train.steps, settings.warmup)
+        rate = settings.lr * lr_factor(settings.schedule, self.step, self.train.steps, settings.warmup, settings.drops)
         for group in self.optimizers[name].param_groups:
             group["lr"] = rate
         self.optimizers[name].step()
@@ -129,9 +151,15 @@ class Trainer:
             )
 
     def _prepared(self, batch: Batch, step: Step) -> Batch:
-        torch.manual_seed(derive(step.seed, step.step, "prepare", "torch"))
+        self._reseed(derive(step.seed, step.step, "prepare", "torch"))
         with self.accelerator.autocast():
             return self.method.prepare(self.net, self._moved(batch), step)
+
+    def _reseed(self, seed: int) -> None:
+        """Do what ``torch.manual_seed`` does for the devices in use; that one keeps a list of its calls forever."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).manual_seed(seed)
 
     def _moved(self, batch: Batch) -> Batch:
         return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
@@ -191,30 +219,50 @@ class Trainer:
         tensors = {f"net/{k}": v for k, v in self.net.state_dict().items()}
         if self.ema is not None:
             tensors |= {f"ema/{k}": v for k, v in self.ema.state.items()}
-        for name, optim in self.optimizers.items():
-            for i, slots in optim.state_dict()["state"].items():
-                tensors |= {f"optimizer/{name}/{i}/{slot}": v for slot, v in slots.items() if v is not None}
+        tensors |= {f"optimizer/{k}": v for k, v in self.moments().items()}
         return tensors, {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go back to a :meth:`state`; ``values`` also tells its ``step``."""
         part = {
             prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            for prefix in ("net/", "ema/", *(f"optimizer/{name}/" for name in self.optimizers))
+            for prefix in ("net/", "ema/", "optimizer/")
         }
         self._load_net(part["net/"])
         if self.ema is not None:
             for k, v in self.ema.state.items():
                 v.copy_(part["ema/"][k])
-        for name, optim in self.optimizers.items():
-            slots: dict[int, dict[str, Tensor]] = defaultdict(dict)
-            for key, value in part[f"optimizer/{name}/"].items():
-                i, _, slot = key.partition("/")
-                slots[int(i)][slot] = value
-            optim.load_state_dict({"state": dict(slots), "param_groups": optim.state_dict()["param_groups"]})
+        self.load_moments(part["optimizer/"])
         self.step, self.skipped = values["step"], values["skipped"]
         self.skipped_in_a_row = values["skipped_in_a_row"]
+
+    def moments(self) -> dict[str, Tensor]:
+        """Return what the optimisers remember: ``phase/number of the parameter/slot`` to a tensor, not copied."""
+        return {
+            f"{name}/{i}/{slot}": value
+            for name, optim in self.optimizers.items()
+            for i, slots in optim.state_dict()["state"].items()
+            for slot, value in slots.items()
+            if value is not None
+        }
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Let the optimisers remember copies of :meth:`moments`."""
+        for name, optim in self.optimizers.items():
+            slots: dict[int, dict[str, Tensor]] = defaultdict(dict)
+            for key, value in moments.items():
+                phase, i, slot = key.split("/")
+                if phase == name:
+                    slots[int(i)][slot] = value.clone()
+            optim.load_state_dict({"state": dict(slots), "param_groups": optim.state_dict()["param_groups"]})
 
     def _load_net(self, tensors: Mapping[str, Tensor]) -> None:
         check_shapes(tensors, {k: tuple(v.shape) for k, v in self.net.state_dict().items()}, where=self.method.name)
         self.net.load_state_dict(tensors)
+
+
+@contextlib.contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators as they were: every step reseeds them."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

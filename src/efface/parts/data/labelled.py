@@ -141,7 +141,7 @@ def arrays(pictures: ArrayLike, labels: ArrayLike, where: str) -> Labelled:
 
 
 def digits(side: int | None, seed: int) -> tuple[Labelled, Labelled, tuple[str, ...]]:
-    """Return scikit-learn's 1 797 grey digits of 8x8 pixels: four fifths to train on, one to test on, and their names."""
+    """Return scikit-learn's 1 797 grey digits of 8x8 pixels, four fifths to train on, one to test on; and their names."""
     given = need("sklearn.datasets", extra="data", job="the task digits").load_digits()
     pictures = np.round(given.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
     if side is not None:

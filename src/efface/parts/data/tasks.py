@@ -1,7 +1,7 @@
 """Give tasks: labelled pictures to train on, to choose on and to test on.
 
-A task is made by the package, comes with scikit-learn, is read from a folder, or is built from one's own arrays. What is
-chosen is chosen on the part ``val``, held out from the training examples; ``test`` is for the last word alone.
+A task is made by the package, comes with scikit-learn, is read from a folder, or is built from one's own arrays. What
+is chosen is chosen on the part ``val``, held out from the training examples; ``test`` is for the last word alone.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Examples:
     """Pictures with labels, and a source of batches.
 
     ``mean`` and ``std`` (c,) are those of the training pictures in [0, 1], by which every batch is standardised; left
-    out, they are measured on these pictures. With ``augment`` each picture of a batch is moved by up to an eighth of its
-    side, its edges mirrored, and half of them are turned left to right.
+    out, they are measured on these pictures. With ``augment`` each picture of a batch is moved by up to an eighth of
+    its side, its edges mirrored, and half of them are turned left to right.
     """
 
     pictures: Pictures
@@ -226,8 +226,9 @@ def _moments(pictures: Pictures, most: int = 5000) -> tuple[NDArray[np.float32],
     """Return mean and standard deviation (c,) in [0, 1] of evenly spread pictures, at most ``most``."""
     some = pictures[np.unique(np.linspace(0, len(pictures) - 1, min(most, len(pictures))).astype(np.int64))]
     full = 255 if some.dtype == np.uint8 else 1
-    mean, std = (f(some, axis=(0, 2, 3), dtype=np.float64) / full for f in (np.mean, np.std))
-    return mean.astype(np.float32), np.maximum(std, 1 / 255).astype(np.float32)
+    mean = np.mean(some, (0, 2, 3), dtype=np.float64) / full
+    std = np.std(some, (0, 2, 3), dtype=np.float64) / full
+    return np.asarray(mean, np.float32), np.maximum(std, 1 / 255).astype(np.float32)
 
 
 def _augmented(pictures: NDArray, generator: np.random.Generator) -> NDArray:
