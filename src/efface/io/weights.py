@@ -21,9 +21,14 @@ _WRAPPERS = ("state_dict", "params_ema", "params", "model")  # the averaged weig
 
 
 def save_weights(
-    folder: Path | str, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any], *, overwrite: bool = False
+    folder: Path | str,
+    tensors: Mapping[str, torch.Tensor],
+    card: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    files: tuple[str, str] = (WEIGHTS, CARD),
 ) -> None:
-    """Write ``tensors`` and ``card`` into ``folder`` as ``weights.safetensors`` and ``card.json``.
+    """Write ``tensors`` and ``card`` into ``folder`` under the names ``files``, weights.safetensors and card.json.
 
     The card gets ``files``: the sha256 and size of each file. It is written last, so a folder without a card that fits
     its weights is incomplete, and :func:`load_weights` refuses it.
@@ -38,24 +43,27 @@ def save_weights(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder = Path(folder)
-    _refuse_nonfinite(tensors, folder)
+    weights_path, card_path = (Path(folder) / name for name in files)
+    _refuse_nonfinite(tensors, Path(folder))
     # The inner file takes its name first: the weights, then the card.
     with (
-        atomic_write(folder / CARD, overwrite=overwrite) as card_file,
-        atomic_write(folder / WEIGHTS, overwrite=overwrite) as weights_file,
+        atomic_write(card_path, overwrite=overwrite) as card_file,
+        atomic_write(weights_path, overwrite=overwrite) as weights_file,
     ):
         try:
             save_file(_separate(tensors), weights_file)
             weights_file.chmod(card_file.stat().st_mode & 0o777)  # safetensors lets the owner alone read
         except SafetensorError as error:
-            raise OutputError(f"cannot be written ({error})", where=folder / WEIGHTS, fix="Check the disk") from error
-        files = {WEIGHTS: {"sha256": _sha256(weights_file), "bytes": weights_file.stat().st_size}}
-        card_file.write_text(json.dumps({**card, "files": files}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            raise OutputError(f"cannot be written ({error})", where=weights_path, fix="Check the disk") from error
+        listed = {files[0]: {"sha256": _sha256(weights_file), "bytes": weights_file.stat().st_size}}
+        card_file.write_text(json.dumps({**card, "files": listed}, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def load_weights(
-    folder: Path | str, expect: Mapping[str, tuple[int, ...]] | None = None
+    folder: Path | str,
+    expect: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    files: tuple[str, str] = (WEIGHTS, CARD),
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors and the card of ``folder``, having checked every byte against the card.
 
@@ -67,9 +75,9 @@ def load_weights(
         If the folder is missing, incomplete, damaged, pickled, holds NaN or infinity, or is of another architecture.
     """
     folder = Path(folder)
-    card = load_card(folder)
-    path = folder / WEIGHTS
-    entry = card["files"].get(WEIGHTS)
+    card = load_card(folder, files[1])
+    path = folder / files[0]
+    entry = card["files"].get(files[0])
     if not path.is_file() or entry is None:
         raise WeightsError("the weights are missing", where=path, fix="Save or download the folder again")
     if not inside(folder, path):
@@ -84,25 +92,25 @@ def load_weights(
     return tensors, card
 
 
-def load_card(folder: Path | str) -> dict[str, Any]:
+def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
     """Return the card of a weights folder without reading its weights; raise :class:`WeightsError` if there is none."""
     folder = Path(folder)
     if folder.is_file():
         refuse_pickle(folder)
     if not folder.is_dir():
-        raise WeightsError("is not a weights folder", where=folder, fix=f"Name a folder with {WEIGHTS} and {CARD}")
-    path = folder / CARD
+        raise WeightsError("is no folder of weights", where=folder, fix=f"Name a folder with a {name}")
+    path = folder / name
     if not path.is_file():
         for other in sorted(folder.iterdir()):
             refuse_pickle(other)
         fix = "The saving did not end: save or download the folder again"
-        raise WeightsError(f"has no {CARD}, so it is incomplete", where=folder, fix=fix)
+        raise WeightsError(f"has no {name}, so it is incomplete", where=folder, fix=fix)
     try:
         card = json.loads(path.read_text("utf-8"))
         if not all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in card["files"].values()):
             raise TypeError("its list of files has another form")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"is not a weights card ({error})", where=path, fix="Save the folder again") from error
+        raise WeightsError(f"is no whole {name} ({error})", where=path, fix="Save the folder again") from error
     return card
 
 

@@ -1,0 +1,14 @@
+"""Kinds of edits that a plan is made of: one file each, and one table."""
+
+from __future__ import annotations
+
+from efface.core.ops.bypass import Bypass
+from efface.core.ops.delta import Delta
+from efface.core.ops.mask import Mask
+from efface.core.ops.op import Op, Row, Undo
+from efface.core.ops.replace import Replace
+
+__all__ = ["OPS", "Bypass", "Delta", "Mask", "Op", "Replace", "Row", "Undo"]
+
+OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Bypass, Replace)}
+"""Every kind of edit, by the name that it has in ``plan.json``."""

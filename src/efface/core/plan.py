@@ -1,0 +1,245 @@
+"""Hold edits of a model as a thing that can be shown, costed, applied, undone, combined, saved and replayed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from efface.core.fingerprint import Fingerprint
+from efface.core.ops import Op, Undo
+from efface.errors import EffaceError, PlanError
+
+if TYPE_CHECKING:
+    from efface.core.cost import Cost
+    from efface.core.diff import Diff
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Ordered edits of the named tensors and modules of one model; made by :meth:`of` or read by :meth:`load`.
+
+    A plan knows the model it is for and the model that it makes of it, down to the sha256 of every weight. What undoes
+    it is kept in memory beside the model it was applied to, for as long as that lives, and is not saved.
+    """
+
+    ops: tuple[Op, ...]
+    base: Fingerprint
+    after: Fingerprint
+    made_by: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, ops: Iterable[Op], *, method: str = "", **facts: Any) -> Plan:
+        """Make the plan of ``ops`` on ``model``, which is edited for a moment and then as it was, bit by bit.
+
+        ``method`` and ``facts`` (JSON values) say how the plan came about.
+
+        Raises
+        ------
+        PlanError
+            If an edit does not fit the model, or the model holds NaN or infinity among its parameters.
+        """
+        for name, weight in model.named_parameters():
+            if weight.is_floating_point() and not weight.is_meta and not torch.isfinite(weight).all():
+                raise PlanError("the weights hold NaN or infinity", where=name, fix="Take an earlier checkpoint")
+        ops, base = tuple(ops), Fingerprint.of(model)
+        _refuse_aliases(ops, base)
+        with trial(ops, model):
+            after = Fingerprint.of(model)
+        return cls(ops, base, after, {"method": method, **facts})
+
+    def __add__(self, other: Plan) -> Plan:
+        """Return the plan that does this and then ``other``.
+
+        ``other`` was made on the model as this plan leaves it, or on the same model as this one and touches nothing
+        that this one touches. Anything else is a :class:`PlanError`.
+        """
+        if not self.after.differences(other.base):
+            after = other.after
+        elif not self.base.differences(other.base):
+            if both := sorted(self._touched() & other._touched()):
+                what = f"both plans were made on the same weights and both change {', '.join(both[:3])}"
+                raise PlanError(what, where=self.name, fix="Make the second on the model that the first was applied to")
+            after = self.after.patched(other.base, other.after)
+        else:
+            differences = "; ".join(self.after.differences(other.base))
+            what = f"{other.name} was made neither on the model that {self.name} makes nor on the same ({differences})"
+            raise PlanError(what, fix="Make it on the model that the first plan was applied to")
+        made_by = {"method": f"{self.name} + {other.name}", "parts": [self.made_by, other.made_by]}
+        return Plan((*self.ops, *other.ops), self.base, after, made_by)
+
+    @property
+    def name(self) -> str:
+        """Name of the method that made the plan."""
+        return str(self.made_by.get("method") or "the plan")
+
+    def apply(self, model: nn.Module, *, strict: bool = True) -> nn.Module:
+        """Edit ``model`` in place, all or nothing, and return it.
+
+        ``strict=False`` takes other weights of the same form, as lottery tickets want it.
+
+        Raises
+        ------
+        PlanError
+            If the plan is for another model or other weights, is applied already, or an edit fails: the model is then
+            as it was. Also if ``strict`` is false and an edit adds to the weights that it was made for.
+        """
+        applied = _APPLIED.get(model, [])
+        if any(self._same(entry.plan) for entry in applied):
+            raise PlanError("is applied to this model already", where=self.name, fix="Undo it first")
+        self.check(model, strict=strict)
+        undos = _perform(self.ops, model)
+        try:
+            entry = _Applied(self, undos, Fingerprint.of(model))
+        except BaseException:
+            _take_back(undos, model)
+            raise
+        _APPLIED[model] = [*applied, entry]
+        return model
+
+    def undo(self, model: nn.Module) -> nn.Module:
+        """Put back, bit by bit, what :meth:`apply` took from ``model``, and return it.
+
+        Raises
+        ------
+        PlanError
+            If the plan is not applied to this very model, another was applied after it, or the weights have changed
+            since: the model is then left as it is.
+        """
+        applied = _APPLIED.get(model, [])
+        if not any(self._same(entry.plan) for entry in applied):
+            fix = "Undo works on the model that was given to apply, in the same process"
+            raise PlanError("is not applied to this model", where=self.name, fix=fix)
+        last = applied[-1]
+        if not self._same(last.plan):
+            raise PlanError("another plan was applied after it", where=self.name, fix=f"Undo {last.plan.name} first")
+        if changed := last.after.differences(Fingerprint.of(model)):
+            what = f"the model was changed after the plan was applied ({'; '.join(changed)})"
+            raise PlanError(what, where=self.name, fix="Load the original weights instead")
+        _take_back(last.undos, model)
+        _APPLIED[model] = applied[:-1]
+        return model
+
+    def check(self, model: nn.Module, *, strict: bool = True) -> None:
+        """Raise :class:`PlanError` unless the plan is for ``model``, and if ``strict`` for its very weights."""
+        found = Fingerprint.of(model)
+        if misfits := self.base.misfits(found):
+            fix = "Build the model as it was when the plan was made"
+            raise PlanError(f"the plan is for another model ({'; '.join(misfits)})", where=self.name, fix=fix)
+        if not strict:
+            for op in self.ops:
+                if op.relative:
+                    what = "the plan adds to the weights it was made for, and makes no sense on others"
+                    raise PlanError(what, where=op.target, fix="Load those weights")
+            return
+        if others := self.base.other_weights(found):
+            if not self.after.differences(found):
+                raise PlanError("is applied to these weights already", where=self.name, fix="Load the original weights")
+            fix = "Load the weights that the plan was made on, or take any of the same shapes with strict=False"
+            raise PlanError(f"the model has other weights ({'; '.join(others)})", where=self.name, fix=fix)
+
+    def diff(self, model: nn.Module, *, strict: bool = True) -> Diff:
+        """Return a row for each edit of what it would take from ``model``, which stays as it is."""
+        from efface.core.diff import Diff
+
+        self.check(model, strict=strict)
+        rows = []
+        with trial(self.ops, model, before=lambda op: rows.append(op.row(model))):
+            return Diff(self.name, tuple(rows))
+
+    def cost(self, model: nn.Module, example: Sequence[Any] = ()) -> Cost:
+        """Return parameters, bytes and, for the positional inputs ``example``, FLOPs before and after."""
+        from efface.core.cost import cost
+
+        return cost(self, model, tuple(example))
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write ``plan.json`` and ``plan.safetensors`` into ``folder``; masks take 1 bit a weight.
+
+        Raises :class:`OutputError` if that cannot be written, or a plan is there and ``overwrite`` is false.
+        """
+        from efface.core.planfile import save
+
+        save(self, folder, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Plan:
+        """Read what :meth:`save` wrote.
+
+        Raises :class:`PlanError` or :class:`WeightsError` for what is missing, damaged, no plan, or of a newer version.
+        """
+        from efface.core.planfile import load
+
+        return load(folder)
+
+    def _same(self, other: Plan) -> bool:
+        return self is other or (self.base, self.after) == (other.base, other.after)
+
+    def _touched(self) -> set[str]:
+        """Return the names that the plan changes or names, with all that lies in a module that it names."""
+        names = {*self.base.tensors, *self.after.tensors, *self.base.tied, *self.after.tied}
+        aimed = {name for name in names for op in self.ops if f"{name}.".startswith(f"{op.target}.")}
+        return self.base.touched(self.after) | aimed | {op.target for op in self.ops}
+
+
+@dataclass(frozen=True, eq=False)
+class _Applied:
+    """A plan as it was applied to a model, and what the model was then."""
+
+    plan: Plan
+    undos: list[Undo]
+    after: Fingerprint
+
+
+_APPLIED: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
+"""Plans that are applied, by model, in order."""
+
+
+@contextlib.contextmanager
+def trial(ops: Sequence[Op], model: nn.Module, before: Callable[[Op], Any] = lambda op: None) -> Iterator[None]:
+    """Apply ``ops`` for the length of a block, calling ``before`` with each; the model is then as it was."""
+    undos = _perform(ops, model, before)
+    try:
+        yield
+    finally:
+        _take_back(undos, model)
+
+
+def _perform(ops: Sequence[Op], model: nn.Module, before: Callable[[Op], Any] = lambda op: None) -> list[Undo]:
+    """Apply ``ops`` to ``model``, or none of them if one fails."""
+    undos: list[Undo] = []
+    try:
+        for op in ops:
+            try:
+                op.check(model)
+                before(op)
+                undos.append(op.apply(model))
+            except EffaceError:
+                raise
+            except Exception as error:  # of torch, or of a constructor that a file gives arguments to
+                raise PlanError(f"the edit {op.kind} failed ({error})", where=op.target) from error
+    except BaseException:
+        _take_back(undos, model)
+        raise
+    return undos
+
+
+def _take_back(undos: Sequence[Undo], model: nn.Module) -> None:
+    for undo in reversed(undos):
+        undo(model)
+
+
+def _refuse_aliases(ops: Iterable[Op], base: Fingerprint) -> None:
+    """Raise :class:`PlanError` if two edits aim at one tied parameter under different names."""
+    aimed: dict[str, str] = {}
+    for op in ops:
+        first = base.tied.get(op.target, op.target)
+        if aimed.setdefault(first, op.target) != op.target:
+            what = f"{aimed[first]} and {op.target} are one tied parameter, and both are edited"
+            raise PlanError(what, where=op.target, fix="Edit it under one of its names")
