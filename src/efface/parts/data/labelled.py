@@ -21,6 +21,8 @@ from efface.parts.data.photos import SUFFIXES
 from efface.seeds import numpy_generator
 
 Index = NDArray[np.int64]
+Part = tuple[Sequence[Path | bytes], Index, tuple[str, ...]]
+"""Files of pictures, their labels, and the names of the classes."""
 
 HOW = (
     'Give "shapes", "digits" or a folder. It holds either parquet files of a Hugging Face image data set, with train '
@@ -59,14 +61,14 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: Index) -> NDArray[np.uint8]:
+    def __getitem__(self, index: Index) -> NDArray:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             pictures = list(threads.map(self._decode, index.tolist()))
         if len({picture.shape for picture in pictures}) > 1:
             raise DataError("pictures differ in size", where=self.where, fix="Give the side to bring them to")
         return np.stack(pictures)  # (n, c, h, w)
 
-    def _decode(self, number: int) -> NDArray[np.uint8]:
+    def _decode(self, number: int) -> NDArray:
         file = self.files[number]
         name = f"{self.where}, picture {number}" if isinstance(file, bytes) else file
         data = np.frombuffer(file if isinstance(file, bytes) else file.read_bytes(), np.uint8)
@@ -141,7 +143,7 @@ def arrays(pictures: ArrayLike, labels: ArrayLike, where: str) -> Labelled:
 
 
 def digits(side: int | None, seed: int) -> tuple[Labelled, Labelled, tuple[str, ...]]:
-    """Return scikit-learn's 1 797 grey digits of 8x8 pixels, four fifths to train on, one to test on; and their names."""
+    """Return scikit-learn's 1 797 digits, grey and 8x8: four fifths to train on, one to test on, and their names."""
     given = need("sklearn.datasets", extra="data", job="the task digits").load_digits()
     pictures = np.round(given.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
     if side is not None:
@@ -179,7 +181,7 @@ def _part(path: Path) -> tuple[str, ...] | None:
     return next((kind for kind in (TRAIN, TEST) for word in kind if word in words), None)
 
 
-def _parquet(files: list[Path], folder: Path) -> tuple[list[bytes], Index, tuple[str, ...]]:
+def _parquet(files: list[Path], folder: Path) -> Part:
     need("pyarrow", extra="data", job="reading parquet files")
     from pyarrow import ArrowException, compute, parquet
 
@@ -213,7 +215,7 @@ def _names(metadata: dict[bytes, bytes] | None, label: str, known: int) -> tuple
         return tuple(map(str, range(known)))
 
 
-def _classes(folder: Path, words: Sequence[str]) -> tuple[list[Path], Index, tuple[str, ...]]:
+def _classes(folder: Path, words: Sequence[str]) -> Part:
     inside = next((folder / word for word in words if (folder / word).is_dir()), None)
     if inside is None:
         raise DataError(f"holds no parquet file and no folder {words[0]}", where=folder, fix=HOW)
@@ -225,7 +227,7 @@ def _classes(folder: Path, words: Sequence[str]) -> tuple[list[Path], Index, tup
     return [path for group in files for path in group], labels, tuple(names)
 
 
-def _square(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def _square(picture: NDArray, side: int) -> NDArray:
     """Bring the largest square in the middle of (h, w) or (h, w, c) to ``side``, by area."""
     height, width = picture.shape[:2]
     room = min(height, width)

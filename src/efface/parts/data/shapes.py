@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from efface.parts.data.labelled import Labelled
 from efface.seeds import numpy_generator
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 
 CLASSES = ("disc", "ring", "square", "frame", "triangle", "cross", "star", "bars", "half", "crescent")
 _CHUNK = 500  # pictures that are drawn at once, for their fields to stay in the cache
