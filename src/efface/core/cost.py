@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from efface.core.plan import Plan, trial
 from efface.parts.counting import CONVENTION, bitmask_bytes, count_flops, count_parameters, dense_bytes
-from efface.parts.sparsity.prunable import tied
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +59,8 @@ def cost(plan: Plan, model: nn.Module, example: tuple[Any, ...] = ()) -> Cost:
     parameters, dense = count_parameters(model).total, dense_bytes(model)
     flops = count_flops(model, *example) if example else None
     with trial(plan.ops, model):
-        masks, weights = _masks(plan, model), dict(model.named_parameters())
+        weights = dict(model.named_parameters())
+        masks = {name: mask for name, mask in plan.masks().items() if name in weights}
         dense_after = dense_bytes(model)
         kept = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
         saved = sum(
@@ -77,15 +77,3 @@ def cost(plan: Plan, model: nn.Module, example: tuple[Any, ...] = ()) -> Cost:
             dense_after=dense_after,
             sparse_after=dense_after - saved,
         )
-
-
-def _masks(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
-    """Return which weights live after ``plan``, for each parameter of the edited ``model`` that it holds at zero."""
-    first, alive = tied(model), dict[str, Tensor | None]()
-    for op in plan.ops:
-        for name in [name for name in alive if name.startswith(f"{op.target}.")]:
-            del alive[name]  # in a module that went
-        name = first.get(op.target, op.target)
-        alive[name] = op.alive(alive.get(name))
-    parameters = dict(model.named_parameters())
-    return {name: mask for name, mask in alive.items() if mask is not None and name in parameters}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from efface.core.fingerprint import Fingerprint
 from efface.core.ops import Op, Undo
@@ -143,6 +143,16 @@ class Plan:
                 raise PlanError("is applied to these weights already", where=self.name, fix="Load the original weights")
             fix = "Load the weights that the plan was made on, or take any of the same shapes with strict=False"
             raise PlanError(f"the model has other weights ({'; '.join(others)})", where=self.name, fix=fix)
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return which weights live (bool, true = lives) for each parameter or buffer that the plan holds at zero."""
+        alive: dict[str, Tensor | None] = {}
+        for op in self.ops:
+            for name in [name for name in alive if name.startswith(f"{op.target}.")]:
+                del alive[name]  # in a module that went
+            name = self.base.tied.get(op.target, op.target)
+            alive[name] = op.alive(alive.get(name))
+        return {name: mask for name, mask in alive.items() if mask is not None}
 
     def diff(self, model: nn.Module, *, strict: bool = True) -> Diff:
         """Return a row for each edit of what it would take from ``model``, which stays as it is."""

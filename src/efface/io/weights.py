@@ -98,7 +98,7 @@ def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
     if folder.is_file():
         refuse_pickle(folder)
     if not folder.is_dir():
-        raise WeightsError("is no folder of weights", where=folder, fix=f"Name a folder with a {name}")
+        raise WeightsError("is not a weights folder", where=folder, fix=f"Name a folder with {name}")
     path = folder / name
     if not path.is_file():
         for other in sorted(folder.iterdir()):
@@ -110,7 +110,7 @@ def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
         if not all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in card["files"].values()):
             raise TypeError("its list of files has another form")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"is no whole {name} ({error})", where=path, fix="Save the folder again") from error
+        raise WeightsError(f"is not a weights {path.stem} ({error})", where=path, fix="Save the folder again") from error
     return card
 
 

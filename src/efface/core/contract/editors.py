@@ -1,0 +1,223 @@
+"""What editors promise.
+
+They edit a tiny convolutional network with batch normalisation, with the hyper-parameters ``small`` of their class;
+those that need a task get one that the package makes, of pictures that the network takes.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efface.core.catalogue import Entry
+from efface.core.contract.promise import SEED, ContractError, in_a_fresh_process, require, small
+from efface.core.method import Editor, Work
+from efface.errors import EffaceError
+from efface.seeds import torch_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from efface.core.plan import Plan
+    from efface.parts.data.tasks import Task
+
+SIDE, CLASSES = 8, 10
+PLAIN = ("torch.nn.", "efface.parts.")
+"""Where the modules of an edited model come from."""
+
+
+def _says_what_it_needs(found: Entry) -> None:
+    needs = found.load().needs  # type: ignore[attr-defined]
+    require(needs in ("nothing", "task"), f"it needs {needs!r}", "Say `nothing` or `task`")
+    require(isinstance(small(found), Editor), "it is no Editor")
+
+
+def _planning_leaves_the_model_as_it_was(found: Entry) -> None:
+    model = tiny()
+    before, chances = _snapshot(model), _chances()
+    _plan(found, model)
+    _same(before, _snapshot(model), "planning changes")
+    require(chances == _chances(), "planning draws from a global random generator", "Take those of `work`")
+
+
+def _same_seed_gives_same_bytes(found: Entry) -> None:
+    import torch
+
+    saved = []
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        for number, plan in enumerate((_planned(found), _plan(found, tiny()))):
+            plan.save(path := Path(folder, str(number)))
+            saved.append([file.read_bytes() for file in sorted(path.iterdir())])
+            torch.manual_seed(number)  # a draw without a name would follow it
+    require(saved[0] == saved[1], "two plans with one seed differ")
+
+
+def _is_undone_bit_by_bit(found: Entry) -> None:
+    model, plan = tiny(), _planned(found)
+    before, modules = _snapshot(model), list(model.modules())
+    plan.apply(model)
+    plan.undo(model)
+    _same(before, _snapshot(model), "undoing does not put back")
+    require(all(a is b for a, b in zip(modules, model.modules(), strict=True)), "undoing puts back other modules")
+
+
+def _leaves_a_plain_model(found: Entry) -> None:
+    model = tiny()
+    _planned(found).apply(model)
+    strange = {type(m).__module__ for m in model.modules() if not f"{type(m).__module__}.".startswith(PLAIN)}
+    require(not strange, f"the result holds modules of {', '.join(sorted(strange))}")
+    hooks = [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    require(not hooks, f"the result has hooks on {', '.join(hooks[:3])}")
+
+
+def _replays_in_a_fresh_process(found: Entry) -> None:
+    from safetensors.torch import load_file, save_file
+
+    script = (
+        "import sys, torch; from pathlib import Path; from safetensors.torch import load_file, save_file\n"
+        "from efface.core.contract.editors import tiny; from efface.core.plan import Plan\n"
+        "folder = Path(sys.argv[1]); torch.set_num_threads(int(sys.argv[2]))\n"
+        "model = Plan.load(folder / 'plan').apply(tiny()).eval()\n"
+        "with torch.no_grad(): out = model(load_file(folder / 'given.safetensors')['given'])\n"
+        "save_file({'out': out.contiguous()}, folder / 'out.safetensors')\n"
+    )
+    model, plan = tiny(), _planned(found)
+    plan.apply(model)
+    with tempfile.TemporaryDirectory() as name:
+        plan.save(Path(name, "plan"))
+        save_file({"given": _given()}, Path(name, "given.safetensors"))
+        in_a_fresh_process(script, Path(name))
+        out = load_file(Path(name, "out.safetensors"))["out"]
+    require(out.equal(_out(model)), "the plan replayed in a fresh process gives other values")
+
+
+def _meets_the_sparsity(found: Entry) -> None:
+    from efface.parts.sparsity.prunable import prunable
+
+    method = small(found)
+    if not isinstance(asked := getattr(method, "sparsity", None), float):
+        return
+    masks, weights = _planned(found).masks(), prunable(tiny())
+    total = sum(weight.numel() for weight in weights.values())
+    removed = sum(int((~mask).sum()) for mask in masks.values())
+    require(abs(removed - asked * total) <= 1, f"{removed} of {total} weights go where the sparsity is {asked}")
+
+
+def _refuses_broken_weights(found: Entry) -> None:
+    import torch
+
+    model = tiny()
+    with torch.no_grad():
+        model.get_parameter("3.weight")[0, 0] = float("nan")
+    before = _snapshot(model)
+    try:
+        _plan(found, model)
+    except EffaceError:
+        _same(before, _snapshot(model), "refusing changes")
+    else:
+        raise ContractError("weights that hold NaN are taken")
+
+
+OF_EDITORS = (
+    _says_what_it_needs,
+    _planning_leaves_the_model_as_it_was,
+    _same_seed_gives_same_bytes,
+    _is_undone_bit_by_bit,
+    _leaves_a_plain_model,
+    _replays_in_a_fresh_process,
+    _meets_the_sparsity,
+    _refuses_broken_weights,
+)
+
+
+def tiny() -> nn.Module:
+    """Return a small convolutional network for pictures (b, 3, 8, 8), every time the same, partly frozen."""
+    import torch
+    from torch import nn
+
+    with torch.device("meta"):
+        net = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)),
+        )
+    net.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.uniform_(-0.5, 0.5, generator=torch_generator(SEED, "tiny", name))
+                tensor.add_(1.0 if tensor.ndim == 1 else 0.0)  # scales and variances are positive
+            else:
+                tensor.fill_(7)
+    net[4].eval()
+    net[8].bias.requires_grad_(False)
+    return net
+
+
+def _planned(found: Entry) -> Plan:
+    cls: Any = found.load()
+    return _once(cls)
+
+
+@cache
+def _once(cls: type[Editor]) -> Plan:
+    return _edited(cls(**cls.small), tiny())
+
+
+def _plan(found: Entry, model: nn.Module) -> Plan:
+    return _edited(small(found), model)
+
+
+def _edited(method: Editor, model: nn.Module) -> Plan:
+    return method.plan(model, _task() if method.needs == "task" else None, Work(seed=SEED, example=(_given(),)))
+
+
+def _task() -> Task:
+    from efface.parts.data.tasks import task
+
+    return task("shapes", side=SIDE, limit=100)
+
+
+def _given() -> Tensor:
+    import torch
+
+    return torch.randn(4, 3, SIDE, SIDE, generator=torch_generator(SEED, "given"))
+
+
+def _out(model: nn.Module) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        return model.eval()(_given())
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    """Return all that has to stay: weights, modes, what is frozen, gradients, hooks."""
+    state: dict[str, Any] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, module in model.named_modules():
+        hooks = len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks)
+        state[f"mode of {name}"], state[f"hooks of {name}"] = module.training, hooks
+    for name, p in model.named_parameters():
+        state[f"requires_grad of {name}"], state[f"gradient of {name}"] = p.requires_grad, copy.copy(p.grad)
+    return state
+
+
+def _same(before: dict[str, Any], after: dict[str, Any], what: str) -> None:
+    """Raise :class:`ContractError` unless both hold the same, bit by bit."""
+    from efface.core.fingerprint import Imprint
+
+    bits = [{k: Imprint.of(v) if hasattr(v, "dtype") else v for k, v in one.items()} for one in (before, after)]
+    differs = [name for name in {**before, **after} if bits[0].get(name) != bits[1].get(name)]
+    require(not differs, f"{what} {', '.join(differs[:3])}")
+
+
+def _chances() -> tuple[Any, ...]:
+    """Return the states of the global random generators."""
+    import numpy as np
+    import torch
+
+    return random.getstate(), torch.get_rng_state().tolist(), str(np.random.get_state())
