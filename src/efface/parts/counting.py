@@ -20,6 +20,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from efface.parts.nn.modes import mode
+
 CONVENTION = "1 MAC = 2 FLOPs; matrix products and convolutions count, norms, activations, pooling and biases do not"
 INDEX_BYTES = 4
 """Size of a column index or row pointer of the CSR form."""
@@ -80,8 +82,8 @@ def count_flops(model: nn.Module, *example: Any) -> Flops:
     Where the values decide the path (``.item()``, ``nonzero``), the call is really made.
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, contextlib.suppress(*_PATH_DEPENDS):
-        return _count(model, {name: mode.from_tensor(tensor) for name, tensor in state.items()}, example)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, contextlib.suppress(*_PATH_DEPENDS):
+        return _count(model, {name: fake.from_tensor(tensor) for name, tensor in state.items()}, example)
     return _count(model, state, example)
 
 
@@ -152,9 +154,9 @@ class _Booking(TorchDispatchMode):
 
 def _count(model: nn.Module, state: dict[str, Tensor], example: tuple[Any, ...]) -> Flops:
     owners = {state[n].untyped_storage()._cdata: n for n, p in model.named_parameters() if p.ndim > 1}
-    with torch.no_grad(), _unfused(), _evaluating(model), _Booking(owners) as mode:
+    with torch.no_grad(), _unfused(), mode(model, training=False), _Booking(owners) as booking:
         torch.func.functional_call(model, state, example)
-    return Flops({name: mode.booked[name] for name in owners.values() if mode.booked[name]}, mode.booked[""])
+    return Flops({name: booking.booked[name] for name in owners.values() if booking.booked[name]}, booking.booked[""])
 
 
 @contextlib.contextmanager
@@ -169,17 +171,6 @@ def _unfused() -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.backends.mkldnn.enabled = mkldnn  # type: ignore[assignment]
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _place(tensor: Tensor) -> tuple[int, int, int]:
