@@ -95,6 +95,7 @@ def _match(globs: Iterable[str], names: Mapping[str, Sequence[str]]) -> set[str]
             if any(fnmatchcase(one, glob) or fnmatchcase(one.rpartition(".")[0], glob) for one in known_as)
         }
         if not hits and glob != "*":
-            raise UnknownNameError("prunable weight", glob, names)
+            layers = {name.rpartition(".")[0] for name in names} - {""}
+            raise UnknownNameError("prunable weight or layer", glob, layers.union(names))
         matched |= hits
     return matched
