@@ -83,13 +83,12 @@ class Fingerprint:
             for n in ours
             if n in theirs and theirs[n].form != ours[n].form
         ]
-        untied = [n for n in {**self.tied, **found.tied} if self.tied.get(n) != found.tied.get(n)]
-        untied = [n for n in untied if not (n in ours) ^ (n in theirs) or n in self.tied]
+        known, there = {**ours, **self.tied}, {**theirs, **found.tied}
         return [
-            *_first("missing", [n for n in ours if n not in theirs and n not in found.tied]),
-            *_first("unexpected", [n for n in theirs if n not in ours and n not in self.tied]),
+            *_first("missing", [n for n in known if n not in there]),
+            *_first("unexpected", [n for n in there if n not in known]),
             *_first("of another form", changed),
-            *_first("tied in another way", untied),
+            *_first("tied in another way", [n for n in known if n in there and self.tied.get(n) != found.tied.get(n)]),
         ]
 
     def other_weights(self, found: Fingerprint) -> list[str]:

@@ -65,7 +65,7 @@ class Delta(Op):
             up, down = (self.given[name].flatten(1) for name in ("up", "down"))
             if up.shape[1] != down.shape[0]:
                 raise PlanError(f"the ranks {up.shape[1]} and {down.shape[0]} differ", where=self.target)
-            check_shape(self.target, (up.shape[0], down.shape[1]), tensor.flatten(1))
+            check_shape(self.target, (up.shape[0], down.shape[1]), tensor.flatten(1) if tensor.ndim > 1 else tensor)
         else:
             check_shape(self.target, self.given[FORMS[self.form][0]].shape, tensor)
         values = self.given.get("values", tensor)
