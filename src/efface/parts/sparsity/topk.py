@@ -106,9 +106,10 @@ def _largest(
         for part in parts:
             numbers = flat[part].to(dtype)
             numbers = numbers if key is None else key(numbers)
+            if first:
+                numbers = numbers.clamp(max=torch.finfo(dtype).max)  # only those in `first` are infinite
             if first and name in first:
-                largest = torch.finfo(dtype).max
-                numbers = numbers.clamp(max=largest).masked_fill_(first[name].view(-1)[part], torch.inf)
+                numbers.masked_fill_(first[name].view(-1)[part], torch.inf)
             yield numbers
 
     def chunks() -> Iterator[tuple[str, Tensor, Tensor]]:
