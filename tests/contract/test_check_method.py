@@ -1,12 +1,8 @@
 """`check_method` finds broken promises in methods of other packages."""
 
-import importlib
-import sys
-
 import pytest
 
 import efface
-from efface.core import catalogue
 from efface.core.contract import ContractError, check_method, checks
 from efface.errors import UnknownNameError
 
@@ -57,28 +53,6 @@ class Darken(Network):
     def _apply(self, net, x, mask):
         return net(torch.cat([x, mask], 1))
 '''
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a method `darken` as another package would, and forget it afterwards."""
-
-    def write(source):
-        (tmp_path / "elsewhere").mkdir()
-        (tmp_path / "elsewhere/__init__.py").touch()
-        (tmp_path / "elsewhere/darken.py").write_text(source)
-        info = tmp_path / "elsewhere-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[efface.methods]\ndarken = elsewhere.darken\n")
-        monkeypatch.syspath_prepend(str(tmp_path))
-        catalogue.entries.cache_clear()
-
-    yield write
-    catalogue.entries.cache_clear()
-    for name in [n for n in sys.modules if n.partition(".")[0] == "elsewhere"]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
 
 
 def test_a_good_method_of_another_package_passes_by_name_and_by_class(install):
