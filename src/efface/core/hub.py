@@ -1,0 +1,166 @@
+"""Read and write model folders of transformers and diffusers, from safetensors alone and without the network."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efface.errors import EffaceError, UnknownNameError, WeightsError
+from efface.extras import need
+from efface.io.mapped import dtypes, mapped, shards
+from efface.io.weights import refuse_pickle
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG = "config.json"
+SAFE = {"local_files_only": True, "use_safetensors": True}
+Form = tuple["nn.Module", tuple[Any, ...], Callable[[Path, Callable[["nn.Module"], object]], None]]
+"""A model, an example of its inputs where one is known, and what writes it back."""
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of ``folder``, empty where there is none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no names")
+    except ValueError as error:
+        raise WeightsError(f"is not a configuration ({error})", where=path, fix="Download the folder again") from error
+    return config
+
+
+def open_transformers(folder: Path, config: dict[str, Any]) -> Form:
+    """Open a folder of transformers with the class that its ``architectures`` name."""
+    library = need("transformers", extra="diffusion", job=f"opening {folder}")
+    cls, checkpoint = _class(library, config["architectures"][0]), _checkpoint(folder)
+    with _quiet("transformers"), _told(folder):
+        model, report = cls.from_pretrained(
+            folder, dtype="auto", variant=_variant(checkpoint), output_loading_info=True, **SAFE
+        )
+    if missing := sorted(report["missing_keys"]):
+        what = f"{len(missing)} weights are missing: {', '.join(missing[:3])}"
+        raise WeightsError(what, where=folder, fix="Check `architectures` in its config.json, or download it again")
+    return model.eval(), _text_or_picture(model), _writer(model, folder, "transformers")
+
+
+def open_diffusers(folder: Path, config: dict[str, Any]) -> Form:
+    """Open one network of diffusers: a folder with its ``config.json``, such as a pipeline's ``unet``."""
+    import torch
+
+    library = need("diffusers", extra="diffusion", job=f"opening {folder}")
+    cls, checkpoint = _class(library, config["_class_name"]), _checkpoint(folder)
+    formats = dtypes(checkpoint)
+    stored = getattr(torch, formats.pop()) if len(formats) == 1 else torch.float32
+    with _quiet("diffusers"), _told(folder):
+        model = cls.from_pretrained(folder, torch_dtype=stored, variant=_variant(checkpoint), **SAFE)
+    return model.eval(), _noisy_picture(model), _writer(model, folder, "diffusers")
+
+
+def _writer(model: Any, folder: Path, library: str) -> Callable[[Path, Any], None]:
+    checkpoint = _checkpoint(folder)
+    size = {"max_shard_size": _shard_size(checkpoint)} if checkpoint.suffix == ".json" else {}
+
+    def write(new: Path, edit: Callable[[nn.Module], object]) -> None:
+        edit(model)
+        with _quiet(library):
+            model.save_pretrained(new, variant=_variant(checkpoint), **size)
+        for file in folder.iterdir():  # tokenisers and the like, but neither weights nor what has just been written
+            weights = ".index" in file.suffixes or file.suffix in (".safetensors", ".bin", ".h5", ".msgpack")
+            if file.is_file() and not weights and not (new / file.name).exists():
+                shutil.copyfile(file, new / file.name)
+
+    return write
+
+
+def _checkpoint(folder: Path) -> Path:
+    """Return the safetensors file of ``folder``, or the index of its shards."""
+    found = sorted(folder.glob("*.safetensors.index*.json")) or sorted(folder.glob("*.safetensors"))
+    if found:
+        return min(found, key=lambda file: len(file.name))  # variants have longer names
+    for file in sorted(folder.iterdir()):
+        refuse_pickle(file)
+    raise WeightsError("holds no .safetensors file", where=folder, fix="Download it with its weights")
+
+
+def _shard_size(checkpoint: Path) -> int:
+    """Return how many bytes of tensors a file may hold, so that a sharded checkpoint is sharded again."""
+    return max(sum(tensor.nbytes for tensor in mapped([file]).values()) for file in shards(checkpoint))
+
+
+def _variant(checkpoint: Path) -> str | None:
+    """Return the ``fp16`` of ``diffusion_pytorch_model.fp16.safetensors``."""
+    words = checkpoint.name.split(".")
+    words = [word for word in words[1:] if word not in ("safetensors", "index", "json")]
+    return words[0].partition("-")[0] if words else None
+
+
+def _class(library: Any, name: str) -> Any:
+    cls = getattr(library, name, None)
+    if not hasattr(cls, "from_pretrained"):
+        close = difflib.get_close_matches(name, [n for n in dir(library) if n[:1].isupper()])  # of some thousands
+        raise UnknownNameError(f"class of {library.__name__} {library.__version__}", name, close)
+    return cls
+
+
+def _text_or_picture(model: Any) -> tuple[Any, ...]:
+    """Return eight tokens or one grey picture for a model of transformers, or nothing where it takes something else."""
+    import torch
+
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        return ()
+    if model.main_input_name == "input_ids":
+        return (torch.ones(1, 8, dtype=torch.long),)
+    if model.main_input_name == "pixel_values" and isinstance(getattr(config, "image_size", None), int):
+        return (torch.zeros(1, config.num_channels, config.image_size, config.image_size, dtype=model.dtype),)
+    return ()
+
+
+def _noisy_picture(model: Any) -> tuple[Any, ...]:
+    """Return picture, time and context for a U-Net or autoencoder of diffusers, or nothing for other networks."""
+    import torch
+
+    config, side = model.config, model.config.get("sample_size")
+    if not isinstance(side, int):
+        return ()
+    picture = torch.zeros(1, config.get("in_channels", 3), side, side, dtype=model.dtype)
+    width, kind = config.get("cross_attention_dim"), type(model).__name__
+    if kind == "UNet2DConditionModel" and isinstance(width, int) and not config.get("addition_embed_type"):
+        return picture, 0, torch.zeros(1, 8, width, dtype=model.dtype)
+    return (picture, 0) if kind == "UNet2DModel" else (picture,) if kind == "AutoencoderKL" else ()
+
+
+@contextlib.contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """Keep the library from printing; what goes wrong is raised."""
+    logging = need(f"{library}.utils.logging", extra="diffusion", job=f"using {library}")
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turn whatever a library raises about a damaged folder into one line."""
+    try:
+        yield
+    except EffaceError:
+        raise
+    except Exception as error:
+        what = f"cannot be opened ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+        raise WeightsError(what, where=folder, fix="Check its config.json, or download the folder again") from error
