@@ -41,13 +41,18 @@ def test_workers_change_nothing_and_end_when_closed():
         ("onecycle", 0.3, {0: 1 / 25, 15: 0.52, 30: 1, 99: 1 / 250_000}),
         ("onecycle", 0.0, {0: 1, 99: 1 / 250_000}),
         ("onecycle", 1.0, {0: 1 / 25, 50: 0.52}),
+        ("steps", 0.0, {0: 1, 49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
+        ("steps", 0.1, {0: 1 / 11, 10: 1, 50: 0.1}),
     ],
 )
 def test_learning_rate_at_key_steps(schedule, warmup, values):
-    assert {step: lr_factor(schedule, step, 100, warmup) for step in values} == pytest.approx(values, abs=1e-9)
+    found = {step: lr_factor(schedule, step, 100, warmup, drops=(0.5, 0.75)) for step in values}
+    assert found == pytest.approx(values, abs=1e-9)
 
 
-@given(st.sampled_from(["constant", "cosine", "onecycle"]), st.integers(1, 200), st.floats(0, 1), st.floats(0, 1))
+@given(
+    st.sampled_from(["constant", "cosine", "onecycle", "steps"]), st.integers(1, 200), st.floats(0, 1), st.floats(0, 1)
+)
 def test_learning_rate_stays_in_bounds(schedule, steps, warmup, share):
     assert 0 < lr_factor(schedule, int(share * (steps - 1)), steps, warmup) <= 1
 
@@ -79,6 +84,15 @@ def test_decay_spares_biases_and_scales():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     groups = optimizer(list(net.parameters()), Train(weight_decay=0.1)).param_groups
     assert {(g["weight_decay"], p.ndim) for g in groups for p in g["params"]} == {(0.1, 4), (0.0, 1)}
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_looks_ahead_only_if_told(nesterov):
+    weight = nn.Parameter(torch.ones(1, 1))
+    settings = Train(optimizer="sgd", betas=(0.5, 0.9), lr=1.0, nesterov=nesterov)
+    weight.grad = torch.ones(1, 1)
+    optimizer([weight], settings).step()
+    assert weight.item() == (1 - 1.5 if nesterov else 0)
 
 
 def test_frozen_weights_stay_out_of_the_optimiser():

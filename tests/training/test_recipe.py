@@ -76,6 +76,8 @@ def test_changes_from_the_command_line(write, change, found):
         ('method = "toy"\n[train]\nschedule = "linear"', "not one of constant, cosine, onecycle"),
         ('method = "toy"\n[train]\nbetas = [0.9]', "not two numbers"),
         ('method = "toy"\n[train]\nbetas = ["a", "b"]', "train.betas"),
+        ('method = "toy"\n[train]\nnesterov = true', "needs sgd with momentum"),
+        ('method = "toy"\n[train]\ndrops = [1.5]', "train.drops: 1.5 is outside"),
     ],
 )
 def test_wrong_recipe_says_what_and_where(write, text, says):

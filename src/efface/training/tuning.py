@@ -7,7 +7,7 @@ the start sees from there on, which is what rewinding a network to an earlier st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,6 +117,7 @@ def tune(
     history, states, memory = [], {}, {}
     loss, taken = torch.zeros(()), 0
     with contextlib.ExitStack() as undo:
+        undo.enter_context(_own_accelerate())
         undo.enter_context(mode(net, training=True))
         undo.callback(net.to, home)
         trainer = Trainer(_Given(net, task), train, accelerator(train, device))
@@ -160,6 +161,21 @@ def _check(net: nn.Module, train: Train, start: int, stop: int, snapshots: Colle
     for name in ("ema", "init"):
         if getattr(train, name):
             raise UsageError("a given network is trained without it", where=f"train.{name}", fix="Leave it out")
+
+
+@contextlib.contextmanager
+def _own_accelerate() -> Iterator[None]:
+    """Leave accelerate's state as it was; it is the same one for all trainings of a process."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in shared]
+    try:
+        yield
+    finally:
+        for state, was in zip(shared, before, strict=True):
+            state.clear()
+            state.update(was)
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

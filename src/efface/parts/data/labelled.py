@@ -22,7 +22,7 @@ from efface.seeds import numpy_generator
 
 Index = NDArray[np.int64]
 Part = tuple[Sequence[Path | bytes], Index, tuple[str, ...]]
-"""Files of pictures, their labels, and the names of the classes."""
+"""Files of pictures, their labels, and the names of the classes where they are told."""
 
 HOW = (
     'Give "shapes", "digits" or a folder. It holds either parquet files of a Hugging Face image data set, with train '
@@ -62,8 +62,9 @@ class Encoded:
         return len(self.files)
 
     def __getitem__(self, index: Index) -> NDArray:
+        heaps = np.array_split(index, len(index) // 32 or 1)  # handing each over by itself costs more than decoding it
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            pictures = list(threads.map(self._decode, index.tolist()))
+            pictures = [x for heap in threads.map(lambda heap: [self._decode(i) for i in heap], heaps) for x in heap]
         if len({picture.shape for picture in pictures}) > 1:
             raise DataError("pictures differ in size", where=self.where, fix="Give the side to bring them to")
         return np.stack(pictures)  # (n, c, h, w)
@@ -169,8 +170,9 @@ def read_folder(folder: Path, *, side: int | None, grey: bool) -> tuple[Labelled
         parts = [_parquet([f for f in files if _part(f.relative_to(folder)) == p], folder) for p in (TRAIN, TEST)]
     else:
         parts = [_classes(folder, words) for words in (TRAIN, TEST)]
-    names = parts[0][2]
-    if parts[1][2] != names:
+    known = 1 + max(int(labels.max()) for _, labels, _ in parts)
+    names = parts[0][2] or tuple(map(str, range(known)))
+    if parts[1][2] not in ((), names) or len(names) < known:
         raise DataError("train and test differ in their classes", where=folder, fix="Give both the same ones")
     train, test = (Labelled(Encoded(paths, side, grey, folder), labels) for paths, labels, _ in parts)
     return train, test, names
@@ -204,15 +206,15 @@ def _parquet(files: list[Path], folder: Path) -> Part:
         raise DataError(what, where=files[0], fix=HOW) from error
     if labels.dtype.kind not in "iu" or labels.min() < 0 or None in found:
         raise DataError("some pictures have no label, or are not in the file", where=files[0], fix=HOW)
-    return found, labels.astype(np.int64), _names(schema.metadata, label, int(labels.max()) + 1)
+    return found, labels.astype(np.int64), _names(schema.metadata, label)
 
 
-def _names(metadata: dict[bytes, bytes] | None, label: str, known: int) -> tuple[str, ...]:
+def _names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...]:
     try:
         values: Any = json.loads((metadata or {})[b"huggingface"])
         return tuple(values["info"]["features"][label]["names"])
     except (KeyError, TypeError, ValueError):
-        return tuple(map(str, range(known)))
+        return ()
 
 
 def _classes(folder: Path, words: Sequence[str]) -> Part:

@@ -38,8 +38,8 @@ def _draw(labels: NDArray[np.int64], side: int, grey: bool, generator: Generator
 
     channels = 1 if grey else 3
     line = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
-    size, turn = drawn(0.4, 0.75, 1, 1), drawn(-0.6, 0.6, 1, 1)
-    x, y = line[None, None] - drawn(-0.3, 0.3, 1, 1), line[None, :, None] - drawn(-0.3, 0.3, 1, 1)
+    size, turn = drawn(0.5, 0.85, 1, 1), drawn(-0.4, 0.4, 1, 1)
+    x, y = line[None, None] - drawn(-0.15, 0.15, 1, 1), line[None, :, None] - drawn(-0.15, 0.15, 1, 1)
     u = (x * np.cos(turn) + y * np.sin(turn)) / size  # (b, side, side), the shape reaches from -1 to 1
     v = (y * np.cos(turn) - x * np.sin(turn)) / size
     away = np.empty_like(u)
@@ -49,9 +49,8 @@ def _draw(labels: NDArray[np.int64], side: int, grey: bool, generator: Generator
     cover = np.clip(0.5 - away * size * (side / 2), 0, 1)  # soft over one pixel
 
     slope = drawn(-0.25, 0.25, 2, channels, 1, 1)
-    ground = drawn(0.2, 0.8, channels, 1, 1) + slope[:, 0] * line[:, None] + slope[:, 1] * line
-    contrast = drawn(0.12, 0.5, 1, 1, 1) * np.sign(drawn(-1, 1, 1, 1, 1))
-    colour = ground + contrast * drawn(0.5, 1.0, channels, 1, 1)
+    ground = drawn(0.1, 0.5, channels, 1, 1) + slope[:, 0] * line[:, None] + slope[:, 1] * line
+    colour = ground + drawn(0.15, 0.5, 1, 1, 1) * drawn(0.4, 1.0, channels, 1, 1)
     angle, place, width = drawn(0, np.pi, 1, 1), drawn(-0.8, 0.8, 1, 1), drawn(0.03, 0.15, 1, 1)
     bar = np.abs(line * np.cos(angle) + line[:, None] * np.sin(angle) - place) < width
     picture = np.where(bar[:, None], drawn(0, 1, channels, 1, 1), ground + cover[:, None] * (colour - ground))

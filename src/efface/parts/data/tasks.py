@@ -140,7 +140,7 @@ class Task:
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross-entropy of ``net`` on ``batch``, with the task's label smoothing."""
-        return F.cross_entropy(logits(net, batch["picture"]), batch["label"], label_smoothing=self.smoothing)
+        return F.cross_entropy(self._logits(net, batch), batch["label"], label_smoothing=self.smoothing)
 
     def score(self, net: nn.Module, split: Part = "test", limit: int | None = None) -> Score:
         """Score ``net`` in evaluation mode on the part ``split``, or on ``limit`` examples drawn from it.
@@ -154,10 +154,17 @@ class Task:
         with torch.inference_mode(), mode(net, training=False):
             for start in range(0, len(index), _CHUNK):
                 batch = {k: v.to(device) for k, v in examples.take(index[start : start + _CHUNK]).items()}
-                found = logits(net, batch["picture"])
+                found = self._logits(net, batch)
                 right += int((found.argmax(1) == batch["label"]).sum())
                 loss += float(F.cross_entropy(found, batch["label"], reduction="sum"))
         return Score(right / len(index), loss / len(index))
+
+    def _logits(self, net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        found = logits(net, batch["picture"])
+        if found.ndim != 2 or found.shape[1] < len(self.classes):
+            what = f"the network gives {tuple(found.shape)}, not logits of {len(self.classes)} classes"
+            raise DataError(what, where=self.name, fix="Give a network whose output is (b, classes)")
+        return found
 
 
 def logits(net: nn.Module, pictures: Tensor) -> Tensor:
