@@ -13,7 +13,7 @@ from efface.errors import UsageError
 from efface.parts.sparsity import blocks
 from efface.parts.sparsity.blocks import ColumnBlockConv2d, ColumnBlockLinear, choose, convertible, from_dense
 from efface.parts.sparsity.project import blocks_of, coverage, pattern_mask, project
-from efface.parts.timing import Timing, interleave
+from efface.parts.timing import Timing
 
 CONVS = [
     pytest.param(nn.Conv2d(6, 10, 1), form, id=f"pointwise {form}") for form in ("groups", "rows", "columns")
@@ -188,17 +188,3 @@ def test_the_quickest_form_is_chosen_and_dense_stays_without_a_clear_gain(monkey
     assert (choice.module is None) == (form == "dense")
     assert choice.speedup == seconds["dense"] / seconds[form]
     assert layer.training
-
-
-def test_interleaving_takes_turns_and_leaves_out_the_first_rounds():
-    order, shares = [], []
-    calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    timings = interleave(calls, seconds=0, least=4, done=shares.append)
-    assert [timing.runs for timing in timings.values()] == [4, 4, 4]
-    assert len(order) == 6 * 3
-    rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
-    assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
-    assert {turn[0] for turn in rounds} == {"a", "b", "c"}
-    assert shares[-1] == 1
-    assert shares == sorted(shares)
-    assert all(timing.low <= timing.seconds <= timing.high for timing in timings.values())
