@@ -80,8 +80,10 @@ class Examples:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _standardised(self, pictures: NDArray, labels: NDArray[np.int64]) -> dict[str, Tensor]:
-        full = 255 if pictures.dtype == np.uint8 else 1
-        mean, scale = (torch.from_numpy(v)[:, None, None] for v in (full * self.mean, 1 / (full * self.std)))  # type: ignore[operator]
+        assert self.mean is not None
+        assert self.std is not None
+        full = _full_scale(pictures)
+        mean, scale = (torch.from_numpy(v)[:, None, None] for v in (full * self.mean, 1 / (full * self.std)))
         x = torch.from_numpy(pictures).float().sub_(mean).mul_(scale)
         return {"picture": x, "label": torch.from_numpy(labels)}
 
@@ -226,16 +228,22 @@ def _task(
 
 @lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, time: int) -> NDArray[np.int64]:
-    return numpy_generator(seed, "order", time).permutation(count)
+    order = numpy_generator(seed, "order", time).permutation(count)
+    order.setflags(write=False)  # all who ask are given this one
+    return order
 
 
 def _moments(pictures: Pictures, most: int = 5000) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and standard deviation (c,) in [0, 1] of evenly spread pictures, at most ``most``."""
     some = pictures[np.unique(np.linspace(0, len(pictures) - 1, min(most, len(pictures))).astype(np.int64))]
-    full = 255 if some.dtype == np.uint8 else 1
+    full = _full_scale(some)
     mean = np.mean(some, (0, 2, 3), dtype=np.float64) / full
     std = np.std(some, (0, 2, 3), dtype=np.float64) / full
     return np.asarray(mean, np.float32), np.maximum(std, 1 / 255).astype(np.float32)
+
+
+def _full_scale(pictures: NDArray) -> int:
+    return 255 if pictures.dtype == np.uint8 else 1
 
 
 def _augmented(pictures: NDArray, generator: np.random.Generator) -> NDArray:
