@@ -290,6 +290,12 @@ def test_short_trainings_exchange_less_and_stop_earlier(steps, every, drop, end)
     assert preset("granet", density=0.1, steps=steps, drop=0.4, end=1.0).end == steps
 
 
+def test_the_shortest_training_reaches_its_density():
+    assert preset("gmp", density=0.1, steps=1).prunes(1)
+    with pytest.raises(UsageError, match="no updates"):
+        Regime(density=0.1, init_density=1.0, every=10)
+
+
 def test_no_update_comes_before_the_start():
     settings = Regime(density=0.1, init_density=0.5, every=10, start=25, stop=60, end=90, drop=0.2, growth="random")
     assert [t for t in range(1, 200) if settings.prunes(t)] == [30, 40, 50, 60]

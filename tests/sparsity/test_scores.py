@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from efface.errors import DataError, EffaceError
 from efface.parts.sparsity.prunable import prunable
-from efface.parts.sparsity.scores import grasp, magnitude, random_scores, snip, synflow, taylor
+from efface.parts.sparsity.scores import gradient, grasp, magnitude, random_scores, snip, synflow, taylor
 from efface.parts.sparsity.topk import keep_global
 
 
@@ -36,7 +36,7 @@ def batches(count=3, size=8):
     ]
 
 
-BY_LOSS = {"snip": snip, "taylor": taylor, "grasp": grasp}
+BY_LOSS = {"snip": snip, "gradient": gradient, "taylor": taylor, "grasp": grasp}
 ALL = {
     **{name: lambda net, weights, score=score: score(net, weights, loss, batches()) for name, score in BY_LOSS.items()},
     "synflow": lambda net, weights: synflow(net, weights, (torch.zeros(2, 1, 8, 8),), density=0.1, rounds=5),
@@ -103,6 +103,8 @@ def test_snip_and_taylor_are_first_order_changes_of_the_loss(place):
     each = [w * derivative(lambda batch=batch: mean_loss(net, [batch]), weight, place) for batch in data]
     of_snip = snip(net, prunable(net), loss, data)["0.weight"].view(-1)[place]
     of_taylor = taylor(net, prunable(net), loss, iter(data))["0.weight"].view(-1)[place]
+    of_gradient = gradient(net, prunable(net), loss, data)["0.weight"].view(-1)[place]
+    assert float(of_gradient * abs(w)) == pytest.approx(float(of_snip))
     assert float(of_snip) == pytest.approx(abs(sum(each) / 2), rel=1e-4)
     assert float(of_taylor) == pytest.approx(sum(e**2 for e in each) / 2, rel=1e-4)
 

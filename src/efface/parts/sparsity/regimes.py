@@ -50,7 +50,7 @@ class Regime:
         if not 0 < self.density <= self.init_density <= 1:
             what = f"the density cannot go from {self.init_density:g} to {self.density:g}"
             raise UsageError(what, where="init_density, density", fix="Take 0 < density <= init_density <= 1")
-        if self.every < 1 or not 0 <= self.start <= self.stop:
+        if self.every < 1 or not 0 <= self.start <= self.stop or self.stop < (self.density < self.init_density):
             what = f"no updates come every {self.every} steps from step {self.start} to step {self.stop}"
             raise UsageError(what, where="every, start, stop", fix="Take every >= 1 and 0 <= start <= stop")
         for name in ("drop", "drop_last"):
@@ -117,7 +117,7 @@ def preset(
         density=density,
         init_density=max(density, own["init_density"]) if init_density is None else init_density,
         every=every,
-        stop=round(stop * steps),
+        stop=max(1, round(stop * steps)),
         end=round(end * steps),
         drop=drop,
         drop_last=min(own["drop_last"], drop),

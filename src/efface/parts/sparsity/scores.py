@@ -44,12 +44,14 @@ def snip(net: nn.Module, weights: Mapping[str, Tensor], loss: Loss, batches: Ite
     Lee et al., SNIP (arXiv:1810.02340), eq. 6 without the normalisation, which no ranking sees. The network is scored
     with its own weights, in training mode.
     """
-    with _borrowed(net, weights):
-        total, count = _zeros(weights), 0
-        for count, batch in enumerate(batches, 1):  # noqa: B007
-            torch._foreach_add_(total, _gradients(loss(net, batch), weights))
-    _require_batches(count)
-    return {k: (w.detach().float() * g / count).abs() for (k, w), g in zip(weights.items(), total, strict=True)}
+    gradients = _mean_gradients(net, weights, loss, batches)
+    return {k: (w.detach().float() * g).abs() for (k, w), g in zip(weights.items(), gradients, strict=True)}
+
+
+def gradient(net: nn.Module, weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> Scores:
+    """Return |g|, where g is the mean gradient over ``batches`` in training mode."""
+    gradients = _mean_gradients(net, weights, loss, batches)
+    return {name: g.abs() for name, g in zip(weights, gradients, strict=True)}
 
 
 def taylor(net: nn.Module, weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> Scores:
@@ -152,6 +154,17 @@ def _borrowed(net: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
             setattr(module, name, tensor)
         for w, flag in wanted:
             w.requires_grad_(flag)
+
+
+def _mean_gradients(
+    net: nn.Module, weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]
+) -> tuple[Tensor, ...]:
+    with _borrowed(net, weights):
+        total, count = _zeros(weights), 0
+        for count, batch in enumerate(batches, 1):  # noqa: B007
+            torch._foreach_add_(total, _gradients(loss(net, batch), weights))
+    _require_batches(count)
+    return torch._foreach_div(total, count)
 
 
 def _gradients(value: Tensor, weights: Mapping[str, Tensor], *, create_graph: bool = False) -> tuple[Tensor, ...]:
