@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efface.core.contract import check_method
+    from efface.core.plan import Plan
     from efface.errors import EffaceError
     from efface.verbs.batch import clean_files
     from efface.verbs.check import check
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     from efface.verbs.fit import fit
     from efface.verbs.rules import Rules
     from efface.verbs.score import score
+    from efface.verbs.shrink import Shrunk, shrink
 
     __version__: str
 
 __all__ = [
     "Cleaned",
     "EffaceError",
+    "Plan",
     "Rules",
+    "Shrunk",
     "__version__",
     "check",
     "check_method",
@@ -34,13 +38,16 @@ __all__ = [
     "fit",
     "get",
     "score",
+    "shrink",
 ]
 
 # Where each public name lives. Modules are imported when a name is first used, so that `import efface` costs nothing.
 HOMES = {
     "Cleaned": "efface.verbs.clean",
     "EffaceError": "efface.errors",
+    "Plan": "efface.core.plan",
     "Rules": "efface.verbs.rules",
+    "Shrunk": "efface.verbs.shrink",
     "check": "efface.verbs.check",
     "check_method": "efface.core.contract",
     "clean": "efface.verbs.clean",
@@ -51,6 +58,7 @@ HOMES = {
     "fit": "efface.verbs.fit",
     "get": "efface.verbs.find",
     "score": "efface.verbs.score",
+    "shrink": "efface.verbs.shrink",
 }
 
 

@@ -21,6 +21,11 @@ COMMANDS = {
         "stay as they are: results are called NAME_clean, and every pixel outside the mask stays exactly as it was.",
         "efface clean holiday/ -o cleaned/ --keep 0,0,200,80 --report",
     ),
+    "shrink": (
+        "Take weights out of a network.\n\nThe model comes back in the form it has, beside it the plan of what went, "
+        "which can be undone. Files stay as they are.",
+        "efface shrink model.safetensors --sparsity 0.8 --dry-run",
+    ),
     "serve": (
         "Erase in the browser.\n\nServes a page to this machine alone: drop pictures, choose what goes, compare, and "
         "download. Needs the extra `web`.",
@@ -61,7 +66,7 @@ def _version() -> str:
 
 app = App(
     name="efface",
-    help="Take out what should not be there: text out of pictures.",
+    help="Take out what should not be there: text out of pictures, weights out of networks.",
     help_format="plaintext",
     help_epilogue="Begin with: efface clean photo.jpg\nOptions and an example of each command: efface COMMAND --help",
     version=_version,

@@ -1,0 +1,109 @@
+"""``efface shrink``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from efface.app.commands.convert import _setting
+from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json
+
+
+def shrink_(
+    model: Annotated[
+        str,
+        Parameter(
+            name="MODEL",
+            help="Folder of transformers or diffusers, weights folder, .safetensors file or its .index.json, or "
+            "module:factory.",
+        ),
+    ],
+    /,
+    *,
+    sparsity: Annotated[
+        float | None, Parameter(group=WHAT, help="Share of the weights that goes: 0.9 leaves a tenth.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        Parameter(group=WHAT, metavar="GLOB", help='Take only from these weights: "layers.*". May be repeated.'),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, Parameter(group=WHAT, metavar="GLOB", help="Leave these weights alone. May be repeated.")
+    ] = None,
+    method: Annotated[str, Parameter(group=HOW, help="Method to use; see `efface list`.")] = "global-mp",
+    set_: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set", group=HOW, metavar="NAME=VALUE", help="Hyper-parameter of the method. May be repeated."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, Parameter(group=HOW, help="Weights of module:factory: safetensors file or weights folder.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        Parameter(group=HOW, help="What to train and measure on: digits, shapes, or a folder of labelled pictures."),
+    ] = None,
+    example: Annotated[
+        str | None,
+        Parameter(group=HOW, metavar="N,C,H,W", help="Shape of an input, by which FLOPs are counted: 1,3,224,224."),
+    ] = None,
+    seed: Annotated[int, Parameter(group=HOW, help="Seed of every random draw.")] = 0,
+    device: Device = "auto",
+    dry_run: Annotated[bool, Parameter(group=WORK, help="Write nothing: show what would go from each layer.")] = False,
+    out: Annotated[
+        Path | None,
+        Parameter(name=["--out", "-o"], group=OUTPUT, help="Folder to write. Default: a new one beside the model."),
+    ] = None,
+    overwrite: Annotated[bool, Parameter(group=OUTPUT, help="Replace an earlier result.")] = False,
+    report: Annotated[
+        bool, Parameter(group=OUTPUT, help="Also write a page with plots into the folder (extra `plots`).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Take weights out of a model, and print what went and where the result is."""
+    from efface.app import shrink_report
+    from efface.app.options import parse_numbers
+    from efface.app.show import print_json, print_rich
+    from efface.extras import need
+    from efface.io.folders import check_folder
+    from efface.verbs.shrink import REPORT, shrink
+
+    if report and not dry_run:
+        need("matplotlib", extra="plots", job="--report")
+    if out is not None and not dry_run:
+        check_folder(out, overwrite=overwrite, ours=REPORT)  # before the work, not after it
+    shrunk = shrink(
+        model,
+        method=method,
+        sparsity=sparsity,
+        data=data,
+        params=dict(map(_setting, set_ or ())),
+        include=include,
+        exclude=exclude,
+        weights=weights,
+        example=() if example is None else (_zeros(parse_numbers(example)),),
+        seed=seed,
+        device=device,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    folder = None if dry_run else shrunk.save(out, overwrite=overwrite)
+    page = shrink_report.write_page(shrunk.report, folder) if report and folder is not None else None
+    if json:
+        paths = {"out": folder, "report_page": page}
+        print_json({**{k: v and str(v) for k, v in paths.items()}, **shrunk.report.as_dict()})
+        return
+    print_rich(shrink_report.layer_table(shrunk.report), shrunk.report.cost.table())
+    for line in shrink_report.lines(shrunk.report):
+        print(line)
+    if folder is not None:
+        print(f"Shrunk model: {folder}" + (f"\nReport: {page}" if page else ""))
+
+
+def _zeros(shape: tuple[int, ...]) -> object:
+    import torch
+
+    return torch.zeros(shape)

@@ -1,0 +1,233 @@
+"""Take weights out of a model that somebody has, and give back the model, the plan of what went, and a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efface.core.catalogue import entries, entry
+from efface.core.models import Opened, open_model
+from efface.core.run import versions
+from efface.errors import UnknownNameError, UsageError
+from efface.io.atomic import write_json
+from efface.io.folders import atomic_folder, check_folder, free_name
+from efface.verbs.shrunk import Report, histogram, histogram_edges, layers_after
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from efface.core.method import Editor
+    from efface.core.plan import Plan
+    from efface.parts.data.tasks import Score, Task
+
+PLAN, REPORT = "plan", "report.json"
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A model without some of its weights."""
+
+    opened: Opened
+    plan: Plan
+    report: Report
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model, with the plan applied in place; ``plan.undo(model)`` takes that back, bit by bit."""
+        return self.plan.apply(self.opened.model)
+
+    def place(self, folder: str | Path | None = None, *, overwrite: bool = False) -> Path:
+        """Return where :meth:`save` writes: ``folder``, by default one beside the model with a name that is free.
+
+        Raises :class:`OutputError` if that is taken.
+        """
+        return _place(self.opened, folder, overwrite)
+
+    def save(self, folder: str | Path | None = None, *, overwrite: bool = False) -> Path:
+        """Write the model in the form it came in, ``plan/`` and ``report.json`` into ``folder``: all or nothing.
+
+        Returns the folder, by default a new one beside the model. With ``overwrite`` one that is there is replaced if
+        it holds an earlier result.
+        """
+        place = self.place(folder, overwrite=overwrite)
+        with atomic_folder(place, overwrite=overwrite, ours=REPORT) as new:
+            self.opened.write(new, self._edit)
+            self.plan.save(new / PLAN)
+            write_json(new / REPORT, self.report.as_dict())
+        return place
+
+    def _edit(self, model: nn.Module) -> None:
+        if model is self.opened.model:
+            _ = self.model
+            return
+        self.plan.check(model)
+        for op in self.plan.ops:  # unlike apply, without keeping in memory what would undo it
+            op.check(model)
+            op.apply(model)
+
+
+def shrink(
+    model: nn.Module | str | Path,
+    *,
+    method: str = "global-mp",
+    sparsity: float | None = None,
+    data: Task | str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    weights: str | Path | None = None,
+    example: tuple[Any, ...] = (),
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> Shrunk:
+    """Take weights out of ``model`` with the method called ``method``.
+
+    Parameters
+    ----------
+    model
+        A module, which is changed in place once all else has succeeded; or ``"module:factory"`` (with ``weights``), a
+        folder of transformers or diffusers, a weights folder, or a bare safetensors file: files stay as they are, and
+        the result is written by :meth:`Shrunk.save`.
+    sparsity, include, exclude
+        Share of the weights that goes, and globs of the weights that may; they are hyper-parameters of the method, as
+        those in ``params`` are.
+    data
+        A task, ``"shapes"``, ``"digits"`` or a folder of labelled pictures: for methods that train or score, and to
+        measure the accuracy before and after.
+    example
+        Positional inputs of the model, by which FLOPs are counted; known by itself for most folders and with ``data``.
+    progress
+        Is told what happens, a line at a time.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, a value out of bounds, or the method needs data and none is given.
+    InputError
+        If model or data cannot be read, or the weights hold NaN. The model is untouched after any error.
+    """
+    start = time.perf_counter()
+    editor = _editor(
+        method, {"sparsity": sparsity, "include": _globs(include), "exclude": _globs(exclude)}, dict(params or {})
+    )
+    if editor.needs == "task" and data is None:
+        fix = 'Give data: "digits", "shapes" or a folder of labelled pictures (--data)'
+        raise UsageError(f"{editor.name} needs data", where="data", fix=fix)
+
+    from efface.core.method import Work
+    from efface.core.plan import trial
+    from efface.core.trained import pick_device
+
+    device, opened = pick_device(device), open_model(model, weights, seed=seed)
+    net, task = opened.model, _task_for(opened, data)
+    example = example or opened.example or _example(task)
+    work = Work(seed=seed, device=device, example=example, progress=progress or (lambda line: None))
+
+    score_before = _score(net, task, device)
+    plan = editor.plan(net, task, work)
+    layers, cost, edges = layers_after(plan, net), plan.cost(net, example), histogram_edges(net)
+    before = histogram(net, edges)
+    with trial(plan.ops, net):
+        after, score_after = histogram(net, edges), _score(net, task, device)
+    report = Report(
+        model=opened.name,
+        method=editor.name,
+        params=editor.params(),
+        seed=seed,
+        layers=layers,
+        cost=cost,
+        edges=edges,
+        before=before,
+        after=after,
+        data=None if task is None else task.name,
+        score_before=score_before,
+        score_after=score_after,
+        notes=tuple(plan.made_by.get("notes", ())),
+        seconds=round(time.perf_counter() - start, 2),
+        versions=versions(),
+    )
+    shrunk = Shrunk(opened, plan, report)
+    if opened.form == "module":
+        _ = shrunk.model  # applies the plan
+    return shrunk
+
+
+def _editor(name: str, given: Mapping[str, Any], params: dict[str, Any]) -> Editor:
+    """Build the method ``name`` with what of ``given`` is not None, and ``params``."""
+    editors = {e.name for e in entries().values() if e.kind == "Editor" and e.subject == "networks"}
+    found = entry(name)
+    if found.name not in editors:
+        raise UnknownNameError("method that takes weights out of networks", name, editors)
+    given = {key: value for key, value in given.items() if value is not None}
+    if twice := sorted(given.keys() & params.keys()):
+        raise UsageError("is given twice", where=twice[0], fix="Give it once")
+    return found.load().from_params({**given, **params})  # type: ignore[attr-defined]
+
+
+def _globs(globs: Iterable[str] | None) -> list[str] | None:
+    return None if globs is None else [globs] if isinstance(globs, str) else list(globs)
+
+
+def _task_for(opened: Opened, data: Task | str | Path | None) -> Task | None:
+    """Find the task, and raise :class:`UsageError` unless the model can be run on it."""
+    if data is None:
+        return None
+    if opened.form == "safetensors":
+        fix = "Give its network too: module:factory --weights FILE"
+        raise UsageError("a bare checkpoint holds weights alone and cannot be run on data", where=opened.name, fix=fix)
+
+    from efface.parts.data.tasks import Task, task
+
+    found = data if isinstance(data, Task) else task(data)
+    _check_fits(opened.model, found)
+    return found
+
+
+def _example(task: Task | None) -> tuple[Any, ...]:
+    import torch
+
+    return () if task is None else (torch.zeros(1, *task.shape),)
+
+
+def _check_fits(net: nn.Module, task: Task) -> None:
+    """Raise :class:`UsageError` unless the model names the classes of the task's pictures."""
+    import numpy as np
+    import torch
+
+    from efface.parts.data.tasks import logits
+    from efface.parts.nn.modes import mode
+
+    pictures = task.test.take(np.arange(2))["picture"]
+    home = next((p.device for p in net.parameters()), torch.device("cpu"))
+    try:
+        with torch.inference_mode(), mode(net, training=False):
+            shape = tuple(logits(net, pictures.to(home)).shape)
+    except Exception as error:  # the model is the user's, and may raise anything
+        what = f"the model does not take pictures {task.shape}: {str(error).partition(chr(10))[0]}"
+        raise UsageError(what, where=task.name, fix="Give data of the kind that the model was trained on") from error
+    if len(shape) != 2 or shape[1] < len(task.classes):
+        what = f"the model gives {shape} for two pictures of {len(task.classes)} classes"
+        raise UsageError(what, where=task.name, fix="Give data of the kind that the model was trained on")
+
+
+def _score(net: nn.Module, task: Task | None, device: str) -> Score | None:
+    if task is None:
+        return None
+    home = next(net.parameters()).device
+    try:
+        return task.score(net.to(device))
+    finally:
+        net.to(home)
+
+
+def _place(opened: Opened, folder: str | Path | None, overwrite: bool) -> Path:
+    if folder is None:
+        beside = Path() if opened.path is None or opened.form == "factory" else opened.path.resolve().parent
+        return free_name(beside / f"{opened.name}_shrunk")
+    check_folder(folder, overwrite=overwrite, ours=REPORT)
+    return Path(folder)

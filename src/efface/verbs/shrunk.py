@@ -1,0 +1,98 @@
+"""Say what a shrinking took from a model: from which layers, from which weights, and what the rest costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from efface.core.cost import Cost
+    from efface.core.plan import Plan
+    from efface.parts.data.tasks import Score
+
+BINS, REACH = 81, 4.0
+"""Bins of the histograms of weights, and how many times their root mean square they reach to either side."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight that could lose some of its entries."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+
+    @property
+    def density(self) -> float:
+        """Share of its entries that stay."""
+        return self.kept / self.weights
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a shrinking took, and what it cost."""
+
+    model: str
+    method: str
+    params: dict[str, Any]
+    seed: int
+    layers: tuple[Layer, ...]
+    cost: Cost
+    edges: tuple[float, ...]
+    """Edges of the bins of :attr:`before` and :attr:`after`, which count the weights of all layers but the zeros."""
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    data: str | None
+    score_before: Score | None
+    score_after: Score | None
+    notes: tuple[str, ...]
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights of all layers that went."""
+        return 1 - sum(layer.kept for layer in self.layers) / sum(layer.weights for layer in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values."""
+        return {**dataclasses.asdict(self), "sparsity": self.sparsity}
+
+
+def layers_after(plan: Plan, net: nn.Module) -> tuple[Layer, ...]:
+    """Return what of each weight stays; a weight with several edits counts as the last of them leaves it."""
+    from efface.parts.sparsity.prunable import prunable
+
+    kept = {row.target: row.kept for row in plan.diff(net).rows}
+    weights = prunable(net)
+    return tuple(Layer(name, tuple(w.shape), w.numel(), kept.get(name, w.numel())) for name, w in weights.items())
+
+
+def histogram_edges(net: nn.Module) -> tuple[float, ...]:
+    """Return the edges of the bins: :data:`REACH` times the root mean square of the weights of ``net`` each way."""
+    import torch
+
+    from efface.parts.sparsity.prunable import prunable
+
+    weights = prunable(net).values()
+    energy = sum(float(torch.linalg.vector_norm(w.detach(), dtype=torch.float32)) ** 2 for w in weights)
+    reach = REACH * (energy / sum(w.numel() for w in weights)) ** 0.5 or 1.0
+    return tuple(torch.linspace(-reach, reach, BINS + 1).tolist())
+
+
+def histogram(net: nn.Module, edges: tuple[float, ...]) -> tuple[int, ...]:
+    """Count the weights that are not zero in each bin; what lies beyond falls in the outermost."""
+    import torch
+
+    from efface.parts.sparsity.prunable import prunable
+
+    counts: Tensor = torch.zeros(BINS)
+    for weight in prunable(net).values():
+        for part in weight.detach().reshape(-1).split(1 << 22):
+            values = part.float().cpu()
+            counts += torch.histc(values[values != 0].clamp(edges[0], edges[-1]), BINS, edges[0], edges[-1])
+    return tuple(map(int, counts.tolist()))
