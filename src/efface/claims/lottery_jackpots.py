@@ -1,0 +1,152 @@
+"""Show that a trained network holds a good sparse one, found by its mask alone, and best from the magnitude mask.
+
+A convolutional network is trained once per seed. Then masks are searched over its weights, which stay as they are:
+from the magnitude mask with the short restriction and without, and from a random mask. Beside them stands the magnitude
+mask without a search, with its batch statistics estimated anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from efface.core.claim import Claim, Context, Effect, paired, spread
+from efface.core.method import Work
+from efface.networks.lottery_jackpots import LotteryJackpots
+from efface.parts.data.tasks import Task, task
+from efface.parts.nn.batchnorm import reestimate
+from efface.parts.nn.classifiers import convnet
+from efface.parts.sparsity.masks import MaskSet
+from efface.parts.sparsity.prunable import prunable
+from efface.seeds import derive
+from efface.training.recipe import Train
+from efface.training.tuning import tune
+
+DENSE, SEARCH, BATCH, LR = 700, 240, 128, 2e-3
+SPARSITIES = 0.8, 0.9
+ARMS: dict[str, dict[str, Any]] = {
+    "search": {},
+    "no restriction": {"restriction": 0.0},
+    "random start": {"start": "random"},
+}
+
+CLAIM = Claim(
+    statement="A mask searched over the frozen weights of a trained network wins back most of what magnitude pruning "
+    "loses, and starting the search from the magnitude mask makes it short",
+    baseline="the magnitude mask with batch statistics estimated anew; the same search from a random mask, and without "
+    "the short restriction",
+    minutes=5,
+    data="15 000 labelled pictures, or 6000 of shapes that the package makes, and 2000 to test on",
+)
+
+
+def check(context: Context) -> list[Effect]:
+    """Train once per seed, search from each start and at each sparsity, and compare accuracies on the test pictures."""
+    pictures = task(context.data, limit=64 if context.quick else 15_000 if context.data else None)
+    limit = 20 if context.quick else None if context.long else 2000
+    reached: dict[tuple[str, float], list[float]] = {}
+    dense: list[float] = []
+    overlap: list[float] = []
+    moved: list[float] = []
+    for seed in context.seeds:
+        net = _trained(context, pictures, seed)
+        dense.append(100 * pictures.score(net, limit=limit).accuracy)
+        context.progress(f"seed {seed}: dense {dense[-1]:.1f} %")
+        for sparsity in SPARSITIES:
+            masks: dict[str, MaskSet] = {}
+            for name in ("magnitude", *ARMS):
+                found, masks[name] = _arm(context, pictures, net, seed, sparsity, name)
+                reached.setdefault((name, sparsity), []).append(100 * pictures.score(found, limit=limit).accuracy)
+                context.progress(f"seed {seed}, {name}, {sparsity:.0%} gone: {reached[name, sparsity][-1]:.1f} %")
+                if name != "magnitude":
+                    moved.append(_moved(net, found))
+        overlap.append(masks["search"].overlap(masks["magnitude"]))
+    effects = [_gain(reached, dense, sparsity) for sparsity in SPARSITIES]
+    last = SPARSITIES[-1]
+    search, other, free = (reached[name, last] for name in ("search", "random start", "no restriction"))
+    return [
+        *effects,
+        Effect(
+            "the magnitude mask is a good start",
+            f"with {last:.0%} of the weights gone, accuracy at least 2 points above that of a search as long from a "
+            "random mask, in the mean over seeds",
+            {"magnitude start": search, "random start": other},
+            _mean(paired(search, other)) >= 2,
+            unit="%",
+            note=f"{spread(paired(search, other), 'points')}; overlap of the mask found with the magnitude mask "
+            f"{_mean(overlap):.2f}",
+        ),
+        Effect(
+            "the short restriction costs nothing",
+            f"with {last:.0%} of the weights gone, accuracy at least that of making every swap, less 0.5 points, in "
+            "the mean over seeds",
+            {"restricted": search, "every swap": free},
+            _mean(paired(search, free)) >= -0.5,
+            unit="%",
+            note=spread(paired(search, free), "points"),
+        ),
+        Effect(
+            "no weight changes",
+            "the largest change of a kept weight or of a bias or scale is 0, in every search",
+            {"largest change": moved},
+            max(moved) == 0,
+        ),
+    ]
+
+
+def _gain(reached: dict[tuple[str, float], list[float]], dense: list[float], sparsity: float) -> Effect:
+    search, before = reached["search", sparsity], reached["magnitude", sparsity]
+    return Effect(
+        f"the search wins back what was lost, {sparsity:.0%} gone",
+        "accuracy at least half way from that of the magnitude mask to that of the dense network, in the mean over "
+        "seeds",
+        {"magnitude": before, "search": search, "dense": dense},
+        _mean(paired(search, before)) >= _mean(paired(dense, before)) / 2,
+        unit="%",
+        note=spread(paired(search, before), "points"),
+    )
+
+
+def _trained(context: Context, pictures: Task, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights"))
+        net = convnet(16, channels=pictures.shape[0], classes=len(pictures.classes))
+    steps = 2 if context.quick else DENSE * (2 if context.long else 1)
+    train = Train(steps=steps, batch=64, seed=derive(seed, "batches"), lr=LR, schedule="cosine")
+    tune(net, pictures, train, device=context.device)
+    return net
+
+
+def _arm(
+    context: Context, pictures: Task, net: nn.Module, seed: int, sparsity: float, name: str
+) -> tuple[nn.Module, MaskSet]:
+    """Return a copy of ``net`` under the mask of an arm, and the mask."""
+    steps = 2 if context.quick else SEARCH * (2 if context.long else 1)
+    method = LotteryJackpots(sparsity=sparsity, steps=steps, batch=BATCH, **ARMS.get(name, {}))
+    found, work = copy.deepcopy(net), Work(seed=derive(seed, "search"), device=context.device)
+    masks = method.first(net, work)
+    if name == "magnitude":
+        masks.apply_(found)
+        reestimate(found, (pictures.train.batch(seed, step, BATCH)["picture"] for step in range(20)))
+    else:
+        masks = method.search(found, pictures, masks, work)
+        masks.apply_(found)
+    return found, masks
+
+
+def _moved(before: nn.Module, after: nn.Module) -> float:
+    """Return the largest change of what was to stay, over all parameters."""
+    largest, weights = 0.0, prunable(before)
+    for name, old in before.named_parameters():
+        new = after.get_parameter(name)
+        change = (new - old).detach().abs()
+        largest = max(largest, float((change[new != 0] if name in weights else change).max()))
+    return largest
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
