@@ -30,7 +30,7 @@ def test_interleaving_takes_turns_and_leaves_out_the_first_rounds():
     rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
     assert len(rounds) == 4 + WARM
     assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
-    assert {turn[0] for turn in rounds} == {"a", "b", "c"}
+    assert len(set(map(tuple, rounds))) > 1  # whoever always followed the same call would find the same caches
     assert shares[-1] == 1
     assert shares == sorted(shares)
 

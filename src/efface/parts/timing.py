@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from efface.errors import UsageError
+from efface.seeds import numpy_generator
 
 WARM = 2
 """Rounds that do not count."""
@@ -42,8 +43,9 @@ def interleave(
     most: int = 500,
     done: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Timing]:
-    """Time ``calls`` in turns, each round in another order, warm.
+    """Time ``calls`` in turns, warm.
 
+    Each round has a random order: whoever always followed the same call would find the same caches.
     After :data:`WARM` rounds there are ``least`` that count, and more up to ``most`` while ``seconds`` have not passed.
     ``done`` is told the share of the work after each. Work on a GPU is waited for.
     """
@@ -53,12 +55,12 @@ def interleave(
     for number in range(-WARM, most):
         if number == 0:
             start = time.perf_counter()
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for place in numpy_generator(0, number, "turns").permutation(len(names)):
             wait()
             begin = time.perf_counter()
-            calls[name]()
+            calls[names[place]]()
             wait()
-            samples[name].append(time.perf_counter() - begin)
+            samples[names[place]].append(time.perf_counter() - begin)
         passed = time.perf_counter() - start
         done(min(1.0, max(0, number + 1) / least, passed / seconds if seconds else 1.0))
         if number + 1 >= least and passed >= seconds:
