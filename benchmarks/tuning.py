@@ -27,7 +27,7 @@ STEPS = 300
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=106)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
