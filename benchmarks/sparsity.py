@@ -47,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", type=float, default=1e8, help="weights of the large top-k")
+    parser.add_argument("--seconds", type=float, default=10, help="time for the steps of each optimiser")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
@@ -54,10 +55,11 @@ def main() -> int:
     for job in (masking, on_disk, large, against_torch):
         # A process for each, so that none profits from memory that another left.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            figures |= process.submit(run, job, given).result()
-    for name, value in figures.items():
-        bound = f"at most {BOUNDS[name]:g}" if name in BOUNDS else ""
-        print(f"{name:50s} {value:12.4g}  {bound}")
+            found = process.submit(run, job, given).result()
+        for name, value in found.items():
+            bound = f"at most {BOUNDS[name]:g}" if name in BOUNDS else ""
+            print(f"{name:50s} {value:12.4g}  {bound}", flush=True)
+        figures |= found
     if given.out:
         write_json(given.out, figures, overwrite=True)
     return int(any(figures[name] > bound for name, bound in BOUNDS.items()))
@@ -91,7 +93,7 @@ def masking(given: argparse.Namespace) -> dict[str, float]:
         keep_global(weights, round(DENSITY * sum(w.numel() for w in weights.values())), key=torch.abs).attach(
             masked, held
         )
-        times = interleave({"step": step, "masking": held.step}, seconds=10)
+        times = interleave({"step": step, "masking": held.step}, seconds=given.seconds)
         figures[f"{name} step, ms"] = times["step"].seconds * 1e3
         figures[f"masking {name}, ms"] = times["masking"].seconds * 1e3
         figures[f"masking {name}, share of a step"] = times["masking"].seconds / times["step"].seconds

@@ -15,8 +15,8 @@ from torch import Tensor
 from efface.errors import UnknownNameError, UsageError, WeightsError
 from efface.parts.sparsity.masks import MaskSet
 
-CHUNK = 1 << 18
-"""Scores worked on at a time: few enough to stay in a processor's cache."""
+CHUNK = 1 << 20
+"""Scores worked on at a time: many enough to be worth a round of all threads, few enough to take no memory."""
 STRIDE = 251
 """One of so many scores is in the sample; a prime, so that no shape of a layer falls into step with it."""
 
