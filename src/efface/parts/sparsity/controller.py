@@ -137,10 +137,7 @@ class DynamicSparsity:
 
     def _score(self, name: str, weight: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
         """Return what growth in this layer goes by."""
-        growth, fix = (
-            self.regime.growth,
-            "Keep gradients until after the step, exclude frozen layers, or grow at random",
-        )
+        growth = self.regime.growth
         if growth == "random":
             generator = torch_generator(self.seed, self.step, name, "growth")
             return torch.rand(weight.shape, generator=generator).to(weight.device)
