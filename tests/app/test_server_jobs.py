@@ -18,6 +18,7 @@ from efface.app.serving.copying import copies
 from efface.app.serving.schemas import Rules
 from efface.parts.text.detect import TextBox
 from efface.verbs.clean import apply
+from efface.verbs.rules import PRESETS
 from efface.verbs.rules import Rules as VerbRules
 
 BOXED = {"texts": False, "boxes": [BOX]}
@@ -101,6 +102,8 @@ def test_texts_are_taken_by_rule_and_by_hand(server, upload, clean):
         ({"take": [0]}, 409, "not known"),
         ({"mask": True}, 409, "no painted mask"),
         ({"keep": ["("]}, 422, "regular expression"),
+        ({"only": "x{99999999999}"}, 422, "regular expression"),
+        ({"feather": 101}, 422, "less than or equal to 100"),
         ({"method": "nothing"}, 422, "nothing"),
         ({"method": "strokefill", "iterations": 3}, 422, "not iterative"),
         ({"boxes": [[0, 0, 0, 1]]}, 422, "greater"),
@@ -123,6 +126,12 @@ def test_a_method_without_weights_is_refused_at_once(server, upload, monkeypatch
     assert answer.json()["fix"] == "Known: strokefill"
     usable = [method["name"] for method in server.get("/api/methods").json() if method["usable"]]
     assert usable == ["strokefill"]
+
+
+def test_the_qualities_are_named_by_what_they_mean_here(serve, weights):
+    assert serve().get("/api/about").json()["qualities"] == PRESETS
+    qualities = serve(weights=weights / "deeperaser").get("/api/about").json()["qualities"]
+    assert qualities == dict.fromkeys(PRESETS, "deeperaser")
 
 
 def test_a_job_that_fails_says_why_and_leaves_nothing(server, upload, clean):

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 from serving import BOX, encoded, flat, pixels, rough
 
+from efface.parts.text.detect import TextBox
+from efface.verbs.rules import FEATHER_MOST, GROW_MOST
+
 NOWHERE = "0" * 32
 
 
@@ -162,6 +165,20 @@ class TestMask:
         assert server.delete(url).status_code == 204
         assert server.get(url).status_code == 404
 
+    def test_alpha_is_read_as_the_command_reads_it(self, server, upload):
+        url = f"/api/pictures/{upload()['id']}/mask"
+        stencil = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
+        stencil.paste((0, 0, 0, 255), (0, 0, 30, 20))
+        assert server.put(url, content=encoded(stencil)).json()["masked"] == 0.25
+        hidden = Image.new("LA", (60, 40), (255, 0))
+        hidden.paste((255, 255), (0, 0, 30, 10))
+        hidden.paste((0, 255), (30, 0, 60, 10))
+        assert server.put(url, content=encoded(hidden)).json()["masked"] == 0.125
+        answer = server.put(url, content=encoded(Image.new("L", (60, 40), 1)))
+        assert answer.status_code == 422
+        assert "all black" in answer.json()["what"]
+        assert answer.json()["where"] == "mask"
+
     def test_one_that_is_refused_leaves_the_one_before(self, server, upload):
         picture = upload()
         url = f"/api/pictures/{picture['id']}/mask"
@@ -195,8 +212,39 @@ class TestPreview:
             ({"texts": False, "mask": True}, 404),
             ({"texts": False, "boxes": [[50, 0, 20, 20]]}, 422),
             ({"texts": False, "keep": ["("]}, 422),
+            ({"texts": False, "keep": ["x{99999999999}"]}, 422),
+            ({"texts": False, "grow": GROW_MOST + 1}, 422),
+            ({"texts": False, "feather": FEATHER_MOST + 1}, 422),
             ({"texts": False, "colour": 1}, 422),
         ],
     )
     def test_what_cannot_be_is_refused(self, server, upload, rules, status):
         assert server.post(f"/api/pictures/{upload(known=False)['id']}/preview", json=rules).status_code == status
+
+
+class TestChoose:
+    def test_it_says_why_words_stay_as_jobs_will(self, server):
+        wanted = {"words": ["Sale", "sale", "Monday", "Sale"], "only": "(?i)sale|day", "keep": ["^S"]}
+        answer = server.post("/api/pictures/choose", json=wanted)
+        assert answer.json() == ["words to keep", "", "", "words to keep"]
+        assert server.post("/api/pictures/choose", json={"words": ["a"], "only": "b"}).json() == ["other words"]
+        assert server.post("/api/pictures/choose", json={"words": []}).json() == []
+
+    @pytest.mark.parametrize("pattern", ["(", "x{99999999999}", "x" * 501])
+    def test_what_is_no_pattern_is_refused(self, server, pattern):
+        assert server.post("/api/pictures/choose", json={"words": [], "only": pattern}).status_code == 422
+
+    def test_a_pattern_that_takes_for_ever_is_given_up(self, server, upload, monkeypatch):
+        monkeypatch.setattr("efface.app.serving.routes.pictures.THINK", 0.3)
+        monkeypatch.setattr("efface.app.serving.routes.pictures.LOOK", 0.3)
+        picture, words, endless = upload(), "a" * 60 + "!", "(a+)+$"
+        box = TextBox(np.array([(5, 5), (30, 5), (30, 20), (5, 20)], np.float32), words, 0.9)
+        server.app.state.service.pictures.get(picture["id"]).texts = [box]
+        for path, body in (
+            ("choose", {"words": [words], "only": endless}),
+            (f"{picture['id']}/preview", {"only": endless}),
+        ):
+            answer = server.post(f"/api/pictures/{path}", json=body)
+            assert answer.status_code == 422
+            assert "0.3 s" in answer.json()["what"]
+        assert server.post("/api/pictures/choose", json={"words": [words], "only": "a"}).json() == [""]

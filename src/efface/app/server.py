@@ -8,6 +8,7 @@ by ``/?token=TOKEN``, which sets a cookie; others send ``Authorization: Bearer T
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -78,14 +79,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(settings: Settings, listening: socket.socket, *, started: Callable[[], None] = lambda: None) -> None:
     """Serve at a socket until stopped. ``started`` is told once connections are taken."""
+    app = create_app(settings)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             started()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await run_in_threadpool(app.state.service.stop)  # whoever waits for a job gets an answer
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # uploads may be cut off without a word
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=1,  # a page that follows a job would hold it open

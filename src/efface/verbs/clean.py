@@ -193,7 +193,7 @@ def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what:
     else:
         mask = masks.from_boxes(size, map(as_box, rules.boxes))
         if rules.mask is not None:
-            mask |= _read_mask(rules.mask, size)
+            mask |= read_mask(rules.mask, size)
         mask = masks.grow(mask, rules.grow or 0)
         if rules.polygons:
             mask |= outlined(rules.polygons)
@@ -303,8 +303,8 @@ def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained,
     )
 
 
-def _read_mask(mask: Any, size: tuple[int, int]) -> Mask:
-    """Read a mask in any of the forms of a picture, or as a bool array (h, w)."""
+def read_mask(mask: Any, size: tuple[int, int]) -> Mask:
+    """Read a mask for a picture of ``size`` (h, w), in any of the forms of a picture, or as a bool array (h, w)."""
     is_bool = isinstance(mask, np.ndarray) and mask.dtype == bool
     drawn = read_picture(mask.astype(np.uint8) * 255 if is_bool else mask)
     pixels = drawn.pixels if drawn.alpha is None else np.concatenate([drawn.pixels, drawn.alpha[..., None]], 2)

@@ -74,7 +74,7 @@ class Rules:
         for pattern in (self.only, *self._patterns):
             try:
                 re.compile(pattern or "")
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 what = f"{pattern!r} is not a regular expression: {error}"
                 raise UsageError(what, where="only or keep") from error
 

@@ -13,7 +13,7 @@ from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import inside
 from efface.io.weights import WEIGHTS, load_card
 from efface.verbs.find import describe
-from efface.verbs.rules import REMOVABLE
+from efface.verbs.rules import PRESETS, REMOVABLE
 
 TASKS = {f"{thing} from pictures" for thing in REMOVABLE}
 
@@ -49,6 +49,13 @@ def weights_for(method: str | None, given: Path | None) -> Path | None:
     return given if given is not None and method in (None, load_card(given).get("method")) else None
 
 
+def qualities(settings: Settings) -> dict[str, str]:
+    """Return the method that each quality means here."""
+    if settings.weights is None:
+        return PRESETS
+    return dict.fromkeys(PRESETS, load_card(settings.weights)["method"])
+
+
 def check_method(wanted: Rules, settings: Settings) -> None:
     """Raise :class:`UsageError` where a job names a method that it cannot use, or iterations where there are none."""
     if wanted.method is None:
@@ -67,6 +74,7 @@ def _summary(found: Entry, settings: Settings) -> dict[str, Any]:
     return {
         "name": found.name,
         "subject": found.subject,
+        "kind": found.kind,
         "title": card.title,
         "paper": card.paper,
         "year": card.year,

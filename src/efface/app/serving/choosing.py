@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efface.app.serving.schemas import Rules
+import numpy as np
+
+from efface.app.serving.schemas import Rules, Words
 from efface.errors import UsageError
 from efface.parts.text.detect import TextBox
 from efface.verbs import clean
@@ -48,6 +50,14 @@ def resolve(wanted: Rules, texts: Sequence[TextBox], means: Means) -> clean.Rule
 def searching(wanted: Rules) -> clean.Rules:
     """Return the rules by which text is chosen where nobody chose it by hand."""
     return clean.Rules(min_confidence=wanted.min_confidence, only=wanted.only, keep=wanted.keep, **how(wanted))
+
+
+def reasons(wanted: Words) -> list[str]:
+    """Return why each of the words stays; an empty reason means that it goes."""
+    rules = clean.Rules(only=wanted.only, keep=wanted.keep)
+    nowhere = np.zeros((4, 2), np.float32)
+    found = {words: rules.choose(TextBox(nowhere, words, 1.0)) for words in {*wanted.words}}
+    return [found[words] for words in wanted.words]
 
 
 def how(wanted: Rules) -> dict[str, Any]:

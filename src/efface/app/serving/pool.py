@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ class Ticket:
     """A task that was taken in, as it stands."""
 
     task: Task
+    seconds: float
+    """How long it may run."""
     ended: Follower = _nobody
     """Called once when it ended, before ``future`` tells."""
     state: State = "waiting"
@@ -107,9 +110,9 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, task: Task, ended: Follower = _nobody) -> Ticket:
-        """Take a task in; a 429 where too many wait."""
-        ticket = Ticket(task, ended)
+    def submit(self, task: Task, ended: Follower = _nobody, *, seconds: float = math.inf) -> Ticket:
+        """Take a task in; a 429 where too many wait. It may run for ``seconds``, and no longer than all may."""
+        ticket = Ticket(task, min(seconds, self.seconds), ended)
         with self._change:
             if self._closed or len(self._waiting) >= self.max_waiting:
                 raise RequestError(429, f"{len(self._waiting)} jobs are waiting already", fix="Try again in a moment")
@@ -179,22 +182,26 @@ class Pool:
                         return "done", values[0], None
                     if kind == "failed":
                         return "failed", None, values[0]
-                    ticket.progress, ticket.doing = values
+                    if kind == "begun":  # until now the process may have been starting
+                        deadline = time.monotonic() + ticket.seconds
+                    else:
+                        ticket.progress, ticket.doing = values
                 if ticket.stop or self._closed:
                     worker.kill()
                     return "cancelled", None, _cancelled()
-                if (reason := self._exceeded(worker, deadline)) is not None:
+                if (reason := self._exceeded(worker, ticket, deadline)) is not None:
                     worker.kill()
                     return "failed", None, reason
         worker.kill()
         return "failed", None, EffaceError("the process that did it was killed, perhaps for memory", fix="Try again")
 
-    def _exceeded(self, worker: Worker, deadline: float) -> EffaceError | None:
+    def _exceeded(self, worker: Worker, ticket: Ticket, deadline: float) -> EffaceError | None:
         if worker.memory > self.memory:
             what = f"it took more than {self.memory / 1e6:.0f} MB of memory"
-            return EffaceError(what, fix="Start the server with more --memory, or give a smaller picture")
+            return RequestError(422, what, fix="Start the server with more --memory, or give a smaller picture")
         if time.monotonic() > deadline:
-            return EffaceError(f"it took more than {self.seconds:g} s", fix="Take a quicker method")
+            what = f"it took more than {ticket.seconds:g} s"
+            return RequestError(422, what, fix="Give it less to do, or take a quicker method")
         return None
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from efface.verbs.rules import FEATHER_MOST, GROW_MOST
+
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Random name that the server gave.")]
 Box = tuple[
     Annotated[int, Field(ge=0, le=100_000)],
@@ -16,6 +18,7 @@ Box = tuple[
 """x, y, width, height in pixels of the upright picture."""
 Point = tuple[float, float]
 Index = Annotated[int, Field(ge=0, le=100_000)]
+Pattern = Annotated[str, Field(max_length=500)]
 
 
 class Closed(BaseModel):
@@ -88,21 +91,33 @@ class Rules(Closed):
 
     texts: bool = Field(default=True, description="Take the text that is found.")
     min_confidence: float = Field(default=0.5, ge=0, le=1, description="Text found with less confidence stays.")
-    only: str | None = Field(default=None, max_length=500, description="Regular expression; other text stays.")
+    only: Pattern | None = Field(default=None, description="Regular expression; other text stays.")
     take: list[Index] = Field(default=[], max_length=10_000, description="Indices of texts that go in any case.")
     leave: list[Index] = Field(default=[], max_length=10_000, description="Indices of texts that stay in any case.")
     boxes: list[Box] = Field(default=[], max_length=1000, description="Rectangles to take away.")
     mask: bool = Field(default=False, description="Take what the picture's painted mask covers, as it is now.")
-    keep: list[Box | Annotated[str, Field(max_length=500)]] = Field(
+    keep: list[Box | Pattern] = Field(
         default=[],
         max_length=1000,
         description="Rectangles in which no pixel changes, or regular expressions on the words.",
     )
-    grow: int | None = Field(default=None, ge=0, le=1000, description="Pixels to widen by; null: as suits found text.")
-    feather: int = Field(default=2, ge=0, le=1000, description="Pixels over which the result fades into the picture.")
+    grow: int | None = Field(
+        default=None, ge=0, le=GROW_MOST, description="Pixels to widen by; null: as suits found text."
+    )
+    feather: int = Field(
+        default=2, ge=0, le=FEATHER_MOST, description="Pixels over which the result fades into the picture."
+    )
     quality: Literal["fast", "default", "best"] = "default"
     method: str | None = Field(default=None, max_length=100, description="Method instead of a quality.")
     iterations: int | None = Field(default=None, ge=1, le=64, description="Refinements, for iterative methods only.")
+
+
+class Words(Closed):
+    """Words to choose among by patterns."""
+
+    words: list[Annotated[str, Field(max_length=2000)]] = Field(max_length=10_000)
+    only: Pattern | None = Field(default=None, description="Regular expression; other words stay.")
+    keep: list[Pattern] = Field(default=[], max_length=1000, description="Regular expressions on words that stay.")
 
 
 class NewJob(Closed):
@@ -153,6 +168,7 @@ class Method(Closed):
 
     name: str
     subject: str
+    kind: Literal["Network", "Editor"] = Field(description="A network of its own, or what changes a given one.")
     title: str
     paper: str
     year: int

@@ -34,10 +34,14 @@ class Service:
         self.pictures = Store(self.root, settings, self.looking)
         self.jobs = Jobs(self.pictures, settings, self.cleaning)
 
-    def close(self) -> None:
-        """End the workers, and remove all files."""
+    def stop(self) -> None:
+        """End the workers: what waits for them is answered, and nothing more is taken in."""
         self.cleaning.close()
         self.looking.close()
+
+    def close(self) -> None:
+        """Stop, and remove all files."""
+        self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from efface.app.serving.choosing import Means, resolve
+from efface.app.serving.choosing import Means, reasons, resolve
 from efface.app.serving.rendering import Rendition, grey_png, render
-from efface.app.serving.schemas import Residual, Rules
+from efface.app.serving.schemas import Residual, Rules, Words
 from efface.io.images import Picture, read_picture, write_picture
 from efface.parts import masks
 from efface.parts.metrics.residue import deteval
@@ -56,7 +56,7 @@ class AdmitMask:
 
     def run(self, tell: Tell) -> float:
         """Return the share that is masked."""
-        mask = masks.from_picture(read_picture(self.source).pixels, self.size)
+        mask = clean.read_mask(self.source, self.size)
         self.target.write_bytes(grey_png(_levels(mask)))
         return float(mask.mean())
 
@@ -74,20 +74,34 @@ class FindTexts:
 
 
 @dataclass(frozen=True)
+class Choose:
+    """Choose among words by patterns, which may take for ever: who asks, bounds the time."""
+
+    wanted: Words
+
+    def run(self, tell: Tell) -> list[str]:
+        """Return why each of the words stays; an empty reason means that it goes."""
+        return reasons(self.wanted)
+
+
+@dataclass(frozen=True)
 class Preview:
     """Draw what rules would take away."""
 
-    rules: clean.Rules
+    wanted: Rules
+    texts: Sequence[TextBox]
+    means: Means
     height: int
     width: int
     size: int | None
 
     def run(self, tell: Tell) -> bytes:
         """Return the weight as PNG."""
+        rules = resolve(self.wanted, self.texts, self.means)
         blank = Picture(np.broadcast_to(np.uint8(0), (self.height, self.width, 1)))
-        _, mask = clean.find(blank, self.rules)
-        weight = masks.feather(mask, self.rules.feather)
-        weight[masks.from_boxes(mask.shape, self.rules.regions)] = 0
+        _, mask = clean.find(blank, rules)
+        weight = masks.feather(mask, rules.feather)
+        weight[masks.from_boxes(mask.shape, rules.regions)] = 0
         return grey_png(np.rint(weight * 255).astype(np.uint8), self.size)
 
 

@@ -24,7 +24,9 @@ def work(pipe: Connection, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it before they start their own threads
     try:
         while True:
-            pipe.send(_outcome(pipe.recv(), lambda done, what: pipe.send(("told", done, what))))
+            task = pipe.recv()
+            pipe.send(("begun",))
+            pipe.send(_outcome(task, lambda done, what: pipe.send(("told", done, what))))
     except (EOFError, OSError):
         return
 

@@ -14,7 +14,6 @@ from efface.app.serving.schemas import About, Method, MethodPage
 from efface.app.serving.service import Here
 from efface.errors import UnknownNameError
 from efface.io.images import SUFFIXES
-from efface.verbs.rules import PRESETS
 
 router = APIRouter(prefix="/api", tags=["catalogue"])
 
@@ -33,7 +32,7 @@ def about(here: Here) -> About:
         max_waiting=settings.max_waiting,
         workers=settings.workers,
         suffixes=[*SUFFIXES],
-        qualities=PRESETS,
+        qualities=catalogue.qualities(settings),
     )
 
 

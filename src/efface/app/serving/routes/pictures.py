@@ -8,13 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from efface.app.serving.choosing import resolve
 from efface.app.serving.refusing import RequestError
 from efface.app.serving.rendering import Rendition
-from efface.app.serving.schemas import Id, Mask, Picture, Rules, Text
+from efface.app.serving.schemas import Id, Mask, Picture, Rules, Text, Words
 from efface.app.serving.service import Here
 from efface.app.serving.store import Entry
-from efface.app.serving.tasks import Preview
+from efface.app.serving.tasks import Choose, Preview
 
 router = APIRouter(prefix="/api/pictures", tags=["pictures"])
 Pixel = Annotated[int | None, Query(ge=0, le=1_000_000)]
@@ -29,6 +28,8 @@ FILE = {
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NOT_KEPT = {"Cache-Control": "no-store"}
+LOOK, THINK = 30.0, 2.0
+"""Seconds that a preview may take, and matching words with patterns, of which some would take years."""
 
 
 @router.post("", status_code=201, openapi_extra=FILE)
@@ -72,6 +73,15 @@ def view_picture(
     With `size` it is made smaller, never larger. It never changes: browsers may keep it.
     """
     return show(here.pictures.get(id).admitted.rendition, (x, y, w, h), size)
+
+
+@router.post("/choose")
+async def choose_words(here: Here, words: Words) -> list[str]:
+    """Say why each of the words stays, nothing where it goes: what jobs with these patterns will choose.
+
+    422 where a pattern is none, or takes more than seconds.
+    """
+    return await asyncio.wrap_future(here.looking.submit(Choose(words), seconds=THINK).future)
 
 
 @router.get("/{id}/texts")
@@ -119,8 +129,8 @@ async def preview_mask(here: Here, id: Id, rules: Rules, size: Size = None) -> R
     if entry.texts is None and (rules.texts or rules.take or rules.leave):
         raise RequestError(409, "the picture's texts are not known yet", fix="Get its texts first")
     means = here.jobs.means(rules, _masked(entry).mask if rules.mask else None)
-    task = Preview(resolve(rules, entry.texts or [], means), *entry.size, size)
-    png = await asyncio.wrap_future(here.looking.submit(task).future)
+    task = Preview(rules, entry.texts or [], means, *entry.size, size)
+    png = await asyncio.wrap_future(here.looking.submit(task, seconds=LOOK).future)
     return Response(png, media_type="image/png", headers=NOT_KEPT)
 
 

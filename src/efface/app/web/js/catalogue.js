@@ -1,18 +1,25 @@
-// The catalogue: every method as a card, searched and filtered here.
+// The catalogue: every method as a card, by what it takes away, searched and filtered here.
 import { app } from "./app.js";
 import { byId, el, plural } from "./dom.js";
-import { openMethod, size } from "./method-page.js";
+import { size } from "./method-page.js";
 
-const SIZES = [["", "Any size"], ["1e6", "Weights up to 1 MB"], ["1e7", "Weights up to 10 MB"], ["Infinity", "Larger weights"], ["none", "No weights here"]];
+const FILTERS = ["find", "by-task", "by-year", "by-size", "by-usable"];
+const SIZES = [["", "Any size"], ["1e6", "Weights up to 1 MB"], ["1e7", "Weights up to 10 MB"], ["Infinity", "Larger weights"], ["none", "No weights along"]];
+
+const count = (key) => (counts, method) => counts.set(method[key], (counts.get(method[key]) || 0) + 1);
 
 export function listCatalogue() {
-  const tasks = [...new Set(app.methods.map(({ task }) => task))].sort();
-  const years = [...new Set(app.methods.map(({ year }) => year))].sort((a, b) => b - a);
-  const options = (pairs) => pairs.map(([value, label]) => el("option", { value }, label));
-  byId("by-task").replaceChildren(...options([["", "All tasks"], ...tasks.map((task) => [task, task])]));
-  byId("by-year").replaceChildren(...options([["", "All years"], ...years.map((year) => [year, year])]));
-  byId("by-size").replaceChildren(...options(SIZES));
+  const tasks = [...app.methods.reduce(count("task"), new Map())].sort();
+  const years = [...app.methods.reduce(count("year"), new Map())].sort(([a], [b]) => b - a);
+  const options = (all, counted) => [["", all], ...counted.map(([value, n]) => [value, `${value} (${n})`])];
+  fill("by-task", options("All tasks", tasks));
+  fill("by-year", options("All years", years));
+  fill("by-size", SIZES);
   show();
+}
+
+function fill(id, pairs) {
+  byId(id).replaceChildren(...pairs.map(([value, label]) => el("option", { value }, label)));
 }
 
 function ofSize({ weight_bytes: n }, wanted) {
@@ -32,19 +39,29 @@ function matches(method) {
 }
 
 function card(method) {
-  return el("li", {}, el("button", { type: "button", class: "card", onclick: () => openMethod(method.name) },
-    el("span", { class: "kicker" }, `${method.task} · ${method.year}`),
-    el("strong", {}, method.name),
-    el("span", { class: "title" }, method.title),
-    el("span", { class: "good" }, method.good_at),
-    el("span", { class: "facts" }, el("span", {}, method.paper), size(method) && el("span", {}, size(method)), method.usable && el("span", { class: "badge yes" }, "usable here")),
+  const { name, title, paper, year, good_at: good, kind, usable } = method;
+  return el("li", {}, el("a", { class: "card", href: `#catalogue/${encodeURIComponent(name)}` },
+    el("span", { class: "kicker" }, `${year} · ${paper}`),
+    el("strong", {}, name),
+    el("span", { class: "title" }, title),
+    el("span", { class: "good" }, good),
+    el("span", { class: "facts" },
+      usable && el("span", { class: "badge yes" }, "usable here"),
+      el("span", {}, kind === "Editor" ? "changes a model of yours" : size(method) || "no weights along")),
   ));
+}
+
+function group([task, methods]) {
+  return el("section", {}, el("h2", {}, task, " ", el("small", {}, String(methods.length))), el("ul", { class: "cards" }, methods.map(card)));
 }
 
 function show() {
   const found = app.methods.filter(matches);
-  byId("cards").replaceChildren(...found.map(card));
+  const groups = [...Map.groupBy(found, ({ task }) => task)];
+  const usable = (methods) => methods.some((method) => method.usable);
+  groups.sort(([a, these], [b, those]) => usable(those) - usable(these) || a.localeCompare(b));
+  byId("cards").replaceChildren(...groups.map(group));
   byId("catalogue-count").textContent = found.length ? plural(found.length, "method") : "No method is like that.";
 }
 
-for (const id of ["find", "by-task", "by-year", "by-size", "by-usable"]) byId(id).addEventListener("input", show);
+for (const id of FILTERS) byId(id).addEventListener("input", show);

@@ -5,6 +5,7 @@ import { listCatalogue } from "./catalogue.js";
 import { byId, bytes, current as mark } from "./dom.js";
 import { chooseMask } from "./files.js";
 import { connectKeys, oneToOne, openHelp } from "./keys.js";
+import { closeMethod, openMethod } from "./method-page.js";
 import { listMethods } from "./method-panel.js";
 import { arrived } from "./modes.js";
 import { adopt, onFinish } from "./queue.js";
@@ -36,7 +37,10 @@ function clear() {
 }
 
 function route() {
-  const catalogue = location.hash === "#catalogue";
+  const [page, method] = location.hash.slice(1).split("/");
+  const catalogue = page === "catalogue";
+  if (method) openMethod(decodeURIComponent(method));
+  else closeMethod();
   byId("erase").hidden = catalogue;
   byId("catalogue").hidden = !catalogue;
   mark(byId("nav-catalogue"), "page", catalogue);

@@ -8,21 +8,18 @@ const LINE = 1.5; // pixels of the screen
 const images = new Map();
 
 const jobs = {
-  /** Read a mask from a file: what is bright goes, or what is opaque where only alpha says anything. */
-  async load({ file, blob, width, height }) {
-    const bitmap = await createImageBitmap(blob).catch(() => null);
-    if (!bitmap) throw new Error("this is not a picture that the browser can read");
-    if (bitmap.width !== width || bitmap.height !== height) {
-      throw new Error(`the mask has ${bitmap.width} x ${bitmap.height} pixels, the picture ${width} x ${height}`);
-    }
-    const canvas = new OffscreenCanvas(width, height);
+  /** Take in a mask from the server, whose levels are 0 and 255, as a stencil. */
+  async load({ file, blob }) {
+    const bitmap = await createImageBitmap(blob);
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
-    const pixels = context.getImageData(0, 0, width, height);
-    const taken = toAlpha(pixels.data);
+    bitmap.close();
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < pixels.data.length; i += 4) pixels.data[i + 3] = pixels.data[i];
     context.putImageData(pixels, 0, 0);
-    images.set(file, await createImageBitmap(canvas));
-    return { taken };
+    images.set(file, canvas.transferToImageBitmap());
+    return {};
   },
 
   /** Show the mask in a region as grown and feathered: a tint, with a line along its edge. */
@@ -49,28 +46,6 @@ const jobs = {
     return { blob: await canvas.convertToBlob({ type: "image/png" }) };
   },
 };
-
-function toAlpha(data) {
-  let transparent = false;
-  let colours = 0;
-  for (let i = 0, first = -1; i < data.length; i += 4) {
-    if (data[i + 3] < 128) transparent = true;
-    else {
-      const colour = (data[i] << 16) | (data[i + 1] << 8) | data[i + 2];
-      if (first < 0) first = colour;
-      else if (colour !== first) colours = 1;
-    }
-  }
-  let taken = 0;
-  for (let i = 0; i < data.length; i += 4) {
-    const luma = 0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2];
-    const goes = data[i + 3] >= 128 && ((transparent && !colours) || luma >= 127.5);
-    data[i] = data[i + 1] = data[i + 2] = 255;
-    data[i + 3] = goes ? 255 : 0;
-    taken += goes;
-  }
-  return taken;
-}
 
 function tint(data, squares, grow, feather) {
   const outer = (grow + feather + 2) ** 2;

@@ -17,11 +17,10 @@ function ask(job, given) {
   return new Promise((resolve, reject) => waiting.set(ticket, { resolve, reject }));
 }
 
-/** Take in a mask file of the picture's size; resolves with the mark that stands for it. */
-export async function loadMask(blob, { width, height }) {
+/** Take in a black and white mask of the picture's size; resolves with the mark that stands for it. */
+export async function loadMask(blob) {
   const file = ++tickets;
-  const { taken } = await ask("load", { file, blob, width, height });
-  if (!taken) throw new Error("the mask is empty: nothing in it is white");
+  await ask("load", { file, blob });
   return { kind: "image", file };
 }
 

@@ -9,8 +9,8 @@ const HIDDEN = ["title", "paper", "year", "task", "good_at", "speed"]; // said e
 export const size = (method) => (method.weight_bytes == null ? "" : bytes(method.weight_bytes));
 
 export function paper(text) {
-  const arxiv = /^arXiv:([\d.]+)$/.exec(text);
-  return arxiv ? el("a", { href: `https://arxiv.org/abs/${arxiv[1]}`, rel: "noopener noreferrer", target: "_blank" }, text) : text;
+  const link = (id) => el("a", { href: `https://arxiv.org/abs/${id.slice(6)}`, rel: "noopener noreferrer", target: "_blank" }, id);
+  return text.split(/(arXiv:[\d.]*\d)/).map((part, i) => (i % 2 ? link(part) : part));
 }
 
 export async function openMethod(name) {
@@ -97,6 +97,11 @@ function placed(tick, share) {
   return tick;
 }
 
+export const closeMethod = () => dialog.close();
+
+dialog.addEventListener("close", () => {
+  if (location.hash.includes("/")) history.replaceState(null, "", "#catalogue");
+});
 dialog.addEventListener("click", (event) => {
   if (event.target === dialog) dialog.close(); // the backdrop
 });

@@ -2,7 +2,8 @@
 
 const GOES = "#d63020";
 const STAYS = "#12795f";
-const WORDS = '600 12px system-ui, sans-serif';
+const WORDS = "600 12px system-ui, sans-serif";
+const SMALL_WORDS = "11px system-ui, sans-serif";
 
 function outline(context, polygon) {
   context.beginPath();
@@ -10,7 +11,7 @@ function outline(context, polygon) {
   context.closePath();
 }
 
-/** Outline each text: what stays dashed in green, what goes thinly inside its mask. The one pointed at says its words. */
+/** Outline each text: what stays dashed in green, what goes thinly inside its mask, the one pointed at strongly. */
 export function drawTexts(context, viewport, picture, hover) {
   const px = 1 / viewport.scale;
   for (const text of picture.texts || []) {
@@ -27,9 +28,49 @@ export function drawTexts(context, viewport, picture, hover) {
     context.stroke();
     context.setLineDash([]);
   }
-  const text = (picture.texts || []).find(({ index }) => index === hover);
-  if (text) drawWords(context, viewport, text, picture.taken(text));
 }
+
+/** Write its words and confidence beside each text where there is room, and beside the one pointed at in any case. */
+export function drawLabels(context, viewport, picture, hover) {
+  const texts = (picture.texts || []).map((text) => ({ text, box: boxOnStage(viewport, text.polygon) }));
+  texts.sort((a, b) => (b.text.index === hover) - (a.text.index === hover));
+  const taken = texts.map(({ box }) => box);
+  context.save();
+  context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+  context.textBaseline = "middle";
+  for (const { text, box } of texts) {
+    const strong = text.index === hover;
+    if (!strong && (box.w < 28 || box.y + box.h < 0 || box.y > viewport.height || box.x + box.w < 0 || box.x > viewport.width)) continue;
+    context.font = strong ? WORDS : SMALL_WORDS;
+    const label = `${shortened(text.words || "unread", strong ? 200 : Math.max(10, box.w / 7))}  ${Math.round(100 * text.confidence)} %`;
+    const [w, h] = [context.measureText(label).width + 14, strong ? 22 : 18];
+    const place = { x: Math.max(4, Math.min(box.x, viewport.width - w - 4)), y: Math.max(4, box.y - h - 5), w, h };
+    if (!strong && taken.some((other) => overlap(other, place))) continue;
+    taken.push(place);
+    drawLabel(context, label, place, picture.taken(text) ? GOES : STAYS, strong);
+  }
+  context.restore();
+}
+
+function drawLabel(context, label, { x, y, w, h }, colour, strong) {
+  context.fillStyle = strong ? colour : "rgb(20 16 12 / 66%)";
+  context.beginPath();
+  context.roundRect(x, y, w, h, 6);
+  context.fill();
+  context.fillStyle = "#fff";
+  context.fillText(label, x + 7, y + h / 2 + 0.5);
+}
+
+const shortened = (words, most) => (words.length > most ? `${words.slice(0, most - 1).trimEnd()}…` : words);
+
+function boxOnStage(viewport, polygon) {
+  const points = polygon.map((point) => viewport.toStage(point));
+  const [xs, ys] = [0, 1].map((i) => points.map((point) => point[i]));
+  const [x, y] = [Math.min(...xs), Math.min(...ys)];
+  return { x, y, w: Math.max(...xs) - x, h: Math.max(...ys) - y };
+}
+
+const overlap = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 
 /** Outline what is still found in a result. */
 export function drawLeft(context, viewport, result) {
@@ -42,28 +83,6 @@ export function drawLeft(context, viewport, result) {
       context.stroke();
     }
   }
-}
-
-function drawWords(context, viewport, text, goes) {
-  const label = `${text.words || "unread"}  ${Math.round(100 * text.confidence)} %`;
-  const [x, y] = viewport.toStage([
-    Math.min(...text.polygon.map((p) => p[0])),
-    Math.min(...text.polygon.map((p) => p[1])),
-  ]);
-  context.save();
-  context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-  context.font = WORDS;
-  const width = context.measureText(label).width + 16;
-  const left = Math.max(4, Math.min(x, viewport.width - width - 4));
-  const top = Math.max(4, y - 28);
-  context.fillStyle = goes ? GOES : STAYS;
-  context.beginPath();
-  context.roundRect(left, top, width, 22, 6);
-  context.fill();
-  context.fillStyle = "#fff";
-  context.textBaseline = "middle";
-  context.fillText(label, left + 8, top + 11.5);
-  context.restore();
 }
 
 export function drawMark(context, { kind, points, radius, erase }) {

@@ -4,7 +4,10 @@ import { app, changed } from "./app.js";
 import { bytes, percent, plural } from "./dom.js";
 import { exportMask } from "./masks.js";
 import { Picture } from "./picture.js";
+import { learn } from "./rules.js";
 import { complain, say } from "./tell.js";
+
+const ARCHIVE = /\.(zip|tar|tgz|gz|7z|rar)$/i;
 
 let finished = () => {};
 let turn = Promise.resolve(); // texts are looked for one after the other
@@ -13,11 +16,19 @@ const waiting = [];
 
 export const onFinish = (listener) => (finished = listener);
 
-export async function addFiles(files) {
+export async function addFiles(given) {
+  const files = given.slice(0, Math.max(0, app.about.max_pictures - app.pictures.length - app.uploading));
+  if (files.length < given.length) {
+    const what = `${plural(given.length - files.length, "picture")} left out; at most ${app.about.max_pictures} are held`;
+    complain(new api.Problem({ what, fix: "Remove some first, or use the command for whole folders." }));
+  }
   app.uploading += files.length;
   changed();
   for (const file of files) {
     try {
+      if (ARCHIVE.test(file.name)) {
+        throw new api.Problem({ what: "is an archive, which is not opened here", fix: "Unpack it, and drop the folder." });
+      }
       if (file.size > app.about.max_file_bytes) {
         throw new api.Problem({ what: `has ${bytes(file.size)}; at most ${bytes(app.about.max_file_bytes)} are taken` });
       }
@@ -44,7 +55,9 @@ export function adopt(info, job = null) {
 async function findTexts(picture) {
   if (!app.pictures.includes(picture)) return;
   try {
-    picture.texts = await api.texts(picture.info.id);
+    const texts = await api.texts(picture.info.id);
+    await learn(texts.map(({ words }) => words)).catch((error) => complain(error, picture.info.name));
+    picture.texts = texts;
     say(`${picture.info.name}: ${plural(picture.texts.length, "text")} found, ${picture.takenTexts.length} to erase`);
   } catch (error) {
     if (app.pictures.includes(picture)) complain(error, picture.info.name);

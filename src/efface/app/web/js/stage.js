@@ -1,7 +1,7 @@
 // Draws the stage: the picture, its result beside the split, the mask, the outlines of texts, and the mark being made.
 import { byId, once } from "./dom.js";
 import { previewMask } from "./masks.js";
-import { drawCrosshair, drawLeft, drawMark, drawTexts } from "./overlay.js";
+import { drawCrosshair, drawLabels, drawLeft, drawMark, drawTexts } from "./overlay.js";
 import { Pyramid } from "./pyramid.js";
 import { growOf, rules } from "./rules.js";
 import { Viewport } from "./viewport.js";
@@ -13,7 +13,7 @@ const BUSIEST = 1.5e6; // pixels of a mask preview
 
 export const viewport = new Viewport();
 /** What is shown beside the picture itself; tools, the texts list and the split write here and then ask to draw. */
-export const shown = { picture: null, mode: "mask", split: 0.5, hover: null, mark: null, crosshair: null, peek: false };
+export const shown = { picture: null, mode: "mask", split: 0.5, hover: null, labels: true, mark: null, crosshair: null, peek: false };
 
 const stage = byId("stage");
 const below = byId("picture-layer");
@@ -28,7 +28,7 @@ let outdated = false;
 export const drawPicture = once(() => {
   const context = start(below);
   if (!shown.picture) return;
-  const result = after?.view ? after : leaving;
+  const result = after?.ready ? after : leaving;
   const useAfter = result && shown.mode !== "mask" && !shown.peek;
   if (!useAfter || shown.mode === "compare") before?.draw(context, viewport);
   if (useAfter) {
@@ -51,6 +51,7 @@ export const drawMask = once(() => {
     context.drawImage(preview.bitmap, x, y, w, h);
   }
   drawTexts(context, viewport, shown.picture, shown.hover);
+  if (shown.labels) drawLabels(context, viewport, shown.picture, shown.hover);
   if (shown.mark) drawMark(context, shown.mark);
   if (shown.crosshair) drawCrosshair(context, viewport, shown.crosshair);
 });

@@ -1,7 +1,7 @@
 // The texts of the picture: a list that says all that the outlines say, and the rules that choose among them.
 import { app, changed, onChange } from "./app.js";
 import { byId, el, percent } from "./dom.js";
-import { change, rules } from "./rules.js";
+import { change, rules, usePatterns } from "./rules.js";
 import { drawMask, shown } from "./stage.js";
 
 let rows = [];
@@ -79,16 +79,21 @@ function showConfidence() {
 }
 showConfidence();
 
-for (const name of ["only", "keep"]) {
-  byId(name).addEventListener("input", ({ target }) => {
-    let wrong = "";
-    try {
-      change({ [name]: target.value });
-    } catch {
-      wrong = `“${target.value}” is not a regular expression yet.`;
-    }
-    target.setAttribute("aria-invalid", Boolean(wrong));
-    byId("pattern-wrong").textContent = wrong;
-    changed();
-  });
+const fields = [byId("only"), byId("keep")];
+const allWords = () => app.pictures.flatMap(({ texts }) => (texts || []).map(({ words }) => words));
+
+async function readPatterns() {
+  const [only, keep] = fields.map(({ value }) => value);
+  let wrong = "";
+  try {
+    await usePatterns({ only, keep }, allWords);
+  } catch (error) {
+    wrong = `${error.message}.`;
+  }
+  if (fields.some(({ value }, i) => value !== [only, keep][i])) return; // typed on since
+  for (const field of fields) field.setAttribute("aria-invalid", Boolean(wrong && field.value));
+  byId("pattern-wrong").textContent = wrong;
+  changed();
 }
+
+for (const field of fields) field.addEventListener("input", readPatterns);

@@ -37,6 +37,7 @@ export function choose(name) {
   for (const button of byId("tools").querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === name);
   byId("size").hidden = !["brush", "eraser"].includes(name);
   shown.crosshair = null;
+  shown.labels = name === "pick"; // painters see the picture
   drawMask();
 }
 
