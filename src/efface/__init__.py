@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from efface.core.plan import Plan
     from efface.errors import EffaceError
     from efface.verbs.batch import clean_files
+    from efface.verbs.bench import Bench, bench
+    from efface.verbs.blocks import Exported, export_blocks
     from efface.verbs.check import check
     from efface.verbs.clean import Cleaned, clean
     from efface.verbs.convert import convert
@@ -17,47 +19,60 @@ if TYPE_CHECKING:
     from efface.verbs.fit import fit
     from efface.verbs.rules import Rules
     from efface.verbs.score import score
+    from efface.verbs.sensitivity import Sensitivity, sensitivity
     from efface.verbs.shrink import Shrunk, shrink
 
     __version__: str
 
 __all__ = [
+    "Bench",
     "Cleaned",
     "EffaceError",
+    "Exported",
     "Plan",
     "Rules",
+    "Sensitivity",
     "Shrunk",
     "__version__",
+    "bench",
     "check",
     "check_method",
     "clean",
     "clean_files",
     "convert",
     "describe",
+    "export_blocks",
     "find",
     "fit",
     "get",
     "score",
+    "sensitivity",
     "shrink",
 ]
 
 # Where each public name lives. Modules are imported when a name is first used, so that `import efface` costs nothing.
 HOMES = {
+    "Bench": "efface.verbs.bench",
     "Cleaned": "efface.verbs.clean",
     "EffaceError": "efface.errors",
+    "Exported": "efface.verbs.blocks",
     "Plan": "efface.core.plan",
     "Rules": "efface.verbs.rules",
+    "Sensitivity": "efface.verbs.sensitivity",
     "Shrunk": "efface.verbs.shrink",
+    "bench": "efface.verbs.bench",
     "check": "efface.verbs.check",
     "check_method": "efface.core.contract",
     "clean": "efface.verbs.clean",
     "clean_files": "efface.verbs.batch",
     "convert": "efface.verbs.convert",
     "describe": "efface.verbs.find",
+    "export_blocks": "efface.verbs.blocks",
     "find": "efface.verbs.find",
     "fit": "efface.verbs.fit",
     "get": "efface.verbs.find",
     "score": "efface.verbs.score",
+    "sensitivity": "efface.verbs.sensitivity",
     "shrink": "efface.verbs.shrink",
 }
 

@@ -37,7 +37,7 @@ def bench_parts(bench: Bench) -> list[RenderableType]:
     heads = ("layer", "kind", "density", "before, ms", "after, ms", "speed-up")
     total = ("whole model", "", "", *_times(bench.before, bench.after))
     table = _table(title, heads, [*rows, total], left=2)
-    said = "Times are medians of warm calls in turns, with their quartiles."
+    said = "Times are medians of warm calls in turns, ± half the distance between their quartiles."
     scores = (("before", bench.score_before), ("after", bench.score_after))
     return [table, said, bench.cost.table(), *_accuracy(bench.data, scores), *bench.notes]
 
@@ -108,7 +108,7 @@ def _times(before: Timing, after: Timing) -> tuple[str, str, str]:
 
 
 def _time(timing: Timing) -> str:
-    return f"{1e3 * timing.seconds:.3g} ({1e3 * timing.low:.3g} to {1e3 * timing.high:.3g})"
+    return f"{1e3 * timing.seconds:.3g} ± {(timing.high - timing.low) / 2 / timing.seconds:.0%}"
 
 
 def _accuracy(data: str | None, scores: Iterable[tuple[str, Score | None]]) -> list[str]:

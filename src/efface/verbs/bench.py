@@ -37,7 +37,7 @@ class LayerTime:
     kind: str
     """Class of the layer as the plan leaves it."""
     density: float
-    """Share of its weights that are not zero afterwards."""
+    """Weights that are not zero afterwards, over all that it had."""
     before: Timing
     after: Timing
 
@@ -140,7 +140,7 @@ def measure(what: Subject, *, seconds: float = 3.0, progress: Progress = quiet) 
         plan=what.plan.name,
         before=whole["before"],
         after=whole["after"],
-        layers=tuple(_layer(after, name, times[name], others[name]) for name in times if name in others),
+        layers=tuple(_layer(name, before, after, times[name], others[name]) for name in times if name in others),
         cost=what.plan.cost(before, what.example),
         data=None if what.task is None else what.task.name,
         score_before=what.score(before),
@@ -162,11 +162,11 @@ def _weights(layer: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in layer.parameters(recurse=False) if weight.ndim > 1]
 
 
-def _layer(net: nn.Module, name: str, before: Timing, after: Timing) -> LayerTime:
-    layer = net.get_submodule(name)
-    weights = _weights(layer)
-    live = sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
-    return LayerTime(name, type(layer).__name__, live, before, after)
+def _layer(name: str, old: nn.Module, new: nn.Module, before: Timing, after: Timing) -> LayerTime:
+    total = sum(weight.numel() for weight in _weights(old.get_submodule(name)))
+    layer = new.get_submodule(name)
+    live = sum(int(weight.count_nonzero()) for weight in _weights(layer))
+    return LayerTime(name, type(layer).__name__, live / total, before, after)
 
 
 def _notes(plan: Plan, before: Timing, after: Timing) -> tuple[str, ...]:
