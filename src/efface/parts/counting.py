@@ -20,15 +20,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from efface.parts.nn.chain import WEIGHTED, chain
 from efface.parts.nn.modes import mode
 
 CONVENTION = "1 MAC = 2 FLOPs; matrix products and convolutions count, norms, activations, pooling and biases do not"
 INDEX_BYTES = 4
 """Size of a column index or row pointer of the CSR form."""
-ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -110,11 +107,10 @@ def effective_density(model: nn.Module, masks: Mapping[str, Tensor]) -> float | 
     """Return the share of weights on a path of kept weights from input to output (arXiv:2107.02306), over all masks.
 
     A weight that is kept but whose input no kept weight feeds, or whose output none reads, does nothing that a bias
-    could not do. Offered for chains of linear layers and ungrouped convolutions (nested ``nn.Sequential`` with
-    elementwise layers, norms and pools between them); for other networks the answer is None.
+    could not do. Offered for a :func:`chain` of layers; for other networks the answer is None.
     """
-    names = _chain(model)
-    if not masks or names is None or not set(masks) <= set(names):
+    names = [f"{name}.weight".lstrip(".") for name, layer in chain(model) or () if isinstance(layer, WEIGHTED)]
+    if not masks or not set(masks) <= set(names):
         return None
     weights = dict(model.named_parameters())
     kept = [masks.get(name, torch.ones_like(weights[name], dtype=torch.bool)) for name in names]
@@ -175,15 +171,3 @@ def _unfused() -> Iterator[None]:
 
 def _place(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.numel()
-
-
-def _chain(model: nn.Module, prefix: str = "") -> list[str] | None:
-    """Return the names of the weights of a chain in order, or None where ``model`` is none."""
-    if isinstance(model, WEIGHTED):
-        return [f"{prefix}weight"] if getattr(model, "groups", 1) == 1 else None
-    if isinstance(model, (*ELEMENTWISE, *POOLS, *NORMS, nn.Flatten)):
-        return []
-    if type(model) is not nn.Sequential:
-        return None
-    parts = [_chain(child, f"{prefix}{name}.") for name, child in model.named_children()]
-    return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
