@@ -17,7 +17,7 @@ from efface.errors import UsageError, WeightsError
 from efface.parts.data.tasks import Task
 from efface.parts.sparsity.budget import Budget, best
 from efface.parts.sparsity.masks import LayerCollapse, MaskSet
-from efface.training.course import Course, masked
+from efface.training.course import Course, Trained, masked
 from efface.training.levels import imp, smallest
 from efface.training.recipe import Train
 from efface.training.tuning import tune
@@ -192,6 +192,7 @@ class TestFolder:
         ({"rewind": -1}, "step -1"),
         ({"restart": "momentum"}, "momentum"),
         ({"controls": ["redraw"]}, "redraw"),
+        ({"dense": Trained({}, {0: {}}, None), "rewind": 2}, "no snapshot at step 2"),
         ({"levels": 40, "budget": LAYER}, "level .* would leave nothing"),
     ],
 )

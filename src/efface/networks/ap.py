@@ -13,8 +13,8 @@ The defaults are those of ResNet-20 on CIFAR-10. Only weights of convolutions an
 together with all buffers; the official code also pruned batch norm's scales, counted layers twice for its threshold,
 and gave AP a second training that its baseline did not get: here both arms train equally long.
 
-Left out: the host criteria other than magnitude as settings (:class:`Activate` takes any); an explicit list of layers
-whose inputs may be negative, but for the first layer; signs multiplied by those of batch norm's scales.
+Left out: hosts other than magnitude as settings (:class:`Activate` takes any), and signs corrected by batch norm's
+scales; the paper takes signs as they are.
 """
 
 from __future__ import annotations
@@ -147,23 +147,26 @@ class Activate:
     spared: tuple[str, ...] = ()
     seed: int = 0
 
-    def __call__(self, round: Round, keep: Keep) -> MaskSet:
-        """Return what stays of ``round``, ``keep`` weights of all layers together."""
-        hosted, count = self.hosted(round, keep), math.floor(self.q * round.masks.kept)
+    def __call__(self, given: Round, keep: Keep) -> MaskSet:
+        """Return what stays of a round, ``keep`` weights of all layers together."""
+        hosted, count = self.hosted(given, keep), self._count(given)
         if not count:
             return hosted
-        final = round.retrain(hosted) if self.variant == "pro" else round.final
-        return self.activate(hosted, round.start, final, count)
+        final = given.retrain(hosted) if self.variant == "pro" else given.final
+        return self.activate(hosted, given.start, final, count)
 
-    def hosted(self, round: Round, keep: Keep) -> MaskSet:
+    def hosted(self, given: Round, keep: Keep) -> MaskSet:
         """Return what the host leaves: the floor of ``q`` times what there was more than ``keep``."""
         if not isinstance(keep, int):
             raise UsageError("AP shares out a cut over all layers", where="scope", fix="Prune globally")
-        spare = math.floor(self.q * round.masks.kept)
-        if spare and keep + spare >= round.masks.kept:
-            what = f"q = {self.q:g} leaves nothing of the {round.masks.kept - keep} weights of this level to the host"
+        spare = self._count(given)
+        if spare and keep + spare >= given.masks.kept:
+            what = f"q = {self.q:g} leaves nothing of the {given.masks.kept - keep} weights of this level to the host"
             raise UsageError(what, where="q", fix="Set q well below rate; the paper takes a tenth of it")
-        return self.host(round, keep + spare)
+        return self.host(given, keep + spare)
+
+    def _count(self, given: Round) -> int:
+        return math.floor(round(self.q * given.masks.kept, 6))  # else 0.29 of 100 would be 28
 
     def activate(self, masks: MaskSet, start: State, final: State, count: int) -> MaskSet:
         """Return ``masks`` without the ``count`` weights that the criterion picks."""
@@ -177,7 +180,8 @@ class Activate:
             chosen += int(candidates.sum())
             moved = (weight - start[name]).abs().float()
             if self.pick == "any negative":
-                moved = torch.rand(moved.shape, generator=torch_generator(self.seed, "pick", name, masks.kept))
+                draw = torch_generator(self.seed, "pick", name, masks.kept)
+                moved = torch.rand(moved.shape, generator=draw).to(moved.device)
             scores[name] = moved.masked_fill(~candidates, math.inf)  # all others stay
         if chosen < count:
             kind = self.pick.split()[1]

@@ -14,6 +14,7 @@ sparsity. A rate as high as the sparsity prunes in one shot. Recipes of the pape
 - VGG-19: the defaults with lr 0.1, 112 480 steps, warmup 0.09, drops 0.5 and 0.75, and the output layer excluded.
 
 At high rates without warmup deep networks have no such tickets: rewind to a later step than the first (lth-rewind).
+Controls with new initial weights draw them by the ``reset_parameters`` of every module.
 
 Left out: pruning as soon as masks settle (early birds), which is not of the paper.
 """

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efface.core.trained import pick_device
 from efface.errors import UsageError
 from efface.parts.data.tasks import Score, Task
 from efface.parts.metrics.paired import early_stop
@@ -102,10 +103,12 @@ class Course:
         the recipe's gives another order of the data.
         """
         self.check_step(step)
-        net = copy.deepcopy(self.net).requires_grad_()
+        net = copy.deepcopy(self.net).requires_grad_().to(pick_device(self.device))
         net.load_state_dict(start)
         train = self.train if seed is None else dataclasses.replace(self.train, seed=seed)
-        attach = [] if masks is None else [partial(masks.attach, freeze_grad=train.clip > 0)]
+        attach = []
+        if masks is not None:  # attached masks move to the device, so it is a copy that does
+            attach = [partial(MaskSet(masks, masks.aliases).attach, freeze_grad=train.clip > 0)]
         tuned = tune(
             net, self.task, train,
             device=self.device, start=step, attach=attach, snapshots=snapshots, every=self.every,

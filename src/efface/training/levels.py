@@ -117,6 +117,8 @@ def imp(
         if value not in known:
             raise UsageError(f"{value!r} is not one of {', '.join(known)}", where=name)
     course.check_step(rewind)
+    if dense is not None and rewind not in dense.snapshots:
+        raise UsageError(f"the dense run has no snapshot at step {rewind}", where="dense", fix="Ask for it in the run")
     keeps = [budget.keep(masks, level) for level in range(levels + 1)]
     redrawn = course.redrawn(fresh) if {"reinit", "same-sign"} & set(controls) else {}
     settings = (budget, rewind, restart, _name(prune), *controls)
