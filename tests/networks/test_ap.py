@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import FunctionType
 
 import pytest
 import torch
@@ -171,6 +172,14 @@ class TestPlan:
         whole, again = (self.plan(net(), folder=str(tmp_path)) for _ in range(2))
         assert whole.after == again.after
         assert whole.made_by == again.made_by
+
+    def test_levels_of_another_process_are_known_again(self, tmp_path):
+        course = Course(net(), task(), Train(steps=2, batch=8, optimizer="sgd"))
+        there, here = (FunctionType(smallest.__code__, smallest.__globals__, "smallest") for _ in range(2))
+        next(imp(course, 1, prune=Activate(0.05, host=there), folder=tmp_path))
+        next(imp(course, 1, prune=Activate(0.05, host=here), folder=tmp_path))
+        with pytest.raises(UsageError, match="another"):
+            next(imp(course, 1, prune=Activate(0.04, host=here), folder=tmp_path))
 
     @pytest.mark.parametrize(
         ("model", "params", "match"),

@@ -121,7 +121,7 @@ def imp(
         raise UsageError(f"the dense run has no snapshot at step {rewind}", where="dense", fix="Ask for it in the run")
     keeps = [budget.keep(masks, level) for level in range(levels + 1)]
     redrawn = course.redrawn(fresh) if {"reinit", "same-sign"} & set(controls) else {}
-    settings = (budget, rewind, restart, _name(prune), *controls)
+    settings = (budget, rewind, restart, _told(prune), *controls)
     shelf = None if folder is None else _Shelf(Path(folder), _identity(course, masks, settings))
 
     def first() -> Level:
@@ -167,8 +167,12 @@ def _identity(course: Course, masks: MaskSet, settings: tuple[object, ...]) -> s
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def _name(prune: Prune) -> str:
-    return getattr(prune, "__qualname__", None) or repr(prune)  # a dataclass shows its settings
+def _told(value: object) -> str:
+    """Return ``value`` in words, the same in every process: a function by its name, a dataclass by its fields."""
+    if dataclasses.is_dataclass(value):
+        fields = (f"{f.name}={_told(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(fields)})"
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 @dataclass(frozen=True)
