@@ -38,7 +38,7 @@ test: $(VENV)/.tools ## run the tests
 test-all: $(VENV)/.tools ## run the tests, those that take minutes included
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --ignore tests/browser
 
-test-browser: $(VENV)/.tools ## run the tests of the page in a real browser; needs Debian's chromium or another
+test-browser: $(VENV)/.tools ## run the tests of the page in a real browser; needs a Chromium on the PATH
 	@$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.tools ## check format, style and types

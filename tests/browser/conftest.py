@@ -1,7 +1,12 @@
-"""Drive Debian's Chromium against a server of our own. Run it by `make test-browser`."""
+"""Drive an installed Chromium against a server of our own. Run it by `make test-browser`.
+
+It is looked for on the PATH; EFFACE_BROWSER names another.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -33,11 +38,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
+    found = filter(None, map(shutil.which, (os.environ.get("EFFACE_BROWSER", ""), *NAMES)))
+    executable = next(found, None)
+    if executable is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
     playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = driver.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=PATIENCE)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,27 @@ def drop(page: Page, files: dict[str, bytes]) -> None:
     page.evaluate(DROP, ["body", given])
 
 
+def drop_paths(page: Page, paths: list[Path]) -> None:
+    """Drop what lies at ``paths``, folders too, as the system does."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+
+
 def pixels(source: Path | bytes) -> np.ndarray:
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
         return np.asarray(image)
+
+
+def on_stage(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the shown picture lies on the screen."""
+    scale, left, top = page.evaluate(
+        """async () => {
+          const {viewport} = await import("/assets/js/stage.js");
+          return [viewport.scale, viewport.x, viewport.y];
+        }"""
+    )
+    box = page.locator("#mask-layer").bounding_box()
+    assert box is not None
+    return box["x"] + left + x * scale, box["y"] + top + y * scale

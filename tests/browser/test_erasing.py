@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from drawn import WORDS, draw, drop, encode, pixels
+from drawn import WORDS, draw, drop, drop_paths, encode, on_stage, pixels
 from PIL import Image
 
 from efface.parts.masks import grow
@@ -40,19 +40,6 @@ def download(page: Page, selector: str, folder: Path) -> Path:
     path = folder / waiting.value.suggested_filename
     waiting.value.save_as(path)
     return path
-
-
-def on_stage(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a pixel of the shown picture, 640 x 420, lies on the screen."""
-    scale, left, top = page.evaluate(
-        """async () => {
-          const {viewport} = await import("/assets/js/stage.js");
-          return [viewport.scale, viewport.x, viewport.y];
-        }"""
-    )
-    box = page.locator("#mask-layer").bounding_box()
-    assert box is not None
-    return box["x"] + left + x * scale, box["y"] + top + y * scale
 
 
 def drag(page: Page, *points: tuple[float, float]) -> None:
@@ -166,13 +153,26 @@ def test_mask_from_a_file(page: Page, tmp_path: Path) -> None:
     expect(page.locator(".toast.wrong")).to_contain_text("64 x 64")
     given = np.zeros((420, 640), np.uint8)
     given[300:360, 100:300] = 255
-    content = encode(Image.fromarray(given))
-    page.set_input_files("#mask-file", {"name": "m.png", "mimeType": "image/png", "buffer": content})
+    stencil = Image.fromarray(np.stack([given * 0, given], -1))  # alpha alone says what goes, in a format of no browser
+    page.set_input_files("#mask-file", {"name": "m.tif", "mimeType": "image/tiff", "buffer": encode(stencil, "TIFF")})
     expect(page.locator("#start")).to_have_text("Erase the mask")
     page.locator("#grow").press("Home")
     page.locator("#grow").press("ArrowRight")
     erase(page)
     np.testing.assert_array_equal(pixels(download(page, "#download-mask", tmp_path)), given)
+
+
+def test_folders_come_in_whole_and_archives_do_not(page: Page, tmp_path: Path) -> None:
+    inner = tmp_path / "holidays" / "second day"
+    inner.mkdir(parents=True)
+    (inner.parent / "notes.txt").write_text("no picture")
+    (inner.parent / "a.png").write_bytes(encode(draw()))
+    (inner / "b.JPG").write_bytes(encode(draw(seed=1), "JPEG"))
+    (tmp_path / "all.zip").write_bytes(b"PK")
+    drop_paths(page, [inner.parent, tmp_path / "all.zip"])
+    expect(page.locator(".toast.wrong")).to_contain_text("all.zip: is an archive")
+    expect(page.locator(".toast:not(.wrong)")).to_contain_text("1 other file")
+    expect(page.locator("#pictures .name")).to_have_text(["a.png", "b.JPG"])
 
 
 def test_by_keyboard_alone(page: Page) -> None:
@@ -241,22 +241,3 @@ def test_a_reload_loses_no_picture(page: Page) -> None:
     expect(count(page)).to_have_text("3 found, 3 to erase")
     page.locator("#pictures .drop-one").click()
     expect(page.locator("#choose")).to_be_visible()
-
-
-def test_large_pictures_are_sharp_at_one_to_one(page: Page) -> None:
-    rows = np.indices((3648, 5472)).sum(0) % 2 * 255  # a checkerboard of single pixels: grey unless 1:1
-    page.route("**/texts", lambda route: route.fulfill(json=[]))
-    drop(page, {"large.png": encode(Image.fromarray(rows.astype(np.uint8)), compress_level=1)})
-    expect(page.locator("#pictures li")).to_have_count(1)
-    page.locator("#zoom-one").click()
-    expect(page.locator("#zoom-level")).to_have_text("100 %")
-    contrast = """() => {
-      const canvas = document.getElementById("picture-layer");
-      const {data} = canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 2, 1);
-      return Math.abs(data[0] - data[4]);
-    }"""
-    for _ in range(300):
-        if page.evaluate(contrast) == 255:
-            return
-        page.wait_for_timeout(200)
-    pytest.fail("the picture stays blurred")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 
 def keep(page: Page, name: str) -> None:
     if folder := os.environ.get("EFFACE_SCREENSHOTS"):
-        page.wait_for_timeout(600)  # previews and tiles arrive
+        page.wait_for_load_state("networkidle")  # previews and tiles arrived
         with Image.open(io.BytesIO(page.screenshot())) as image:
             whole = image.convert("RGB")
             whole.quantize(palette=whole.quantize(256)).save(Path(folder) / f"{name}.png", optimize=True)
@@ -128,8 +129,19 @@ def test_catalogue_is_searched_and_filtered(page: Page) -> None:
     page.fill("#find", "")
     page.locator("#by-year").select_option("")
     expect(cards).to_have_count(everything)
+    task = "text from pictures"
+    page.locator("#by-task").select_option(task)
+    expect(page.locator("#cards h2")).to_have_text([re.compile(task)])
+    page.locator("#by-size").select_option("1e7")
+    for card in cards.all():
+        expect(card).to_contain_text(re.compile("[kM]B"))
+    page.locator("#by-usable").check()
     page.locator("#cards .card", has_text="deeperaser").click()
     expect(page.locator("#method-page")).to_contain_text("iterations")
     keep(page, "method")
+    page.reload()  # a method has an address
+    expect(page.locator("#method-page")).to_contain_text("Evidence")
+    expect(page.locator("#method-page .plot")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#method-page")).to_be_hidden()
+    expect(page).to_have_url(re.compile("#catalogue$"))
