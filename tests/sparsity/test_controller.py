@@ -290,6 +290,14 @@ def test_short_trainings_exchange_less_and_stop_earlier(steps, every, drop, end)
     assert preset("granet", density=0.1, steps=steps, drop=0.4, end=1.0).end == steps
 
 
+def test_shares_fall_to_the_end_of_the_training_but_those_of_rigl_to_the_end_of_exchanges():
+    granet, rigl = (preset(name, density=0.1, steps=800, every=100, drop=0.4) for name in ("granet", "rigl"))
+    assert granet.exchanged(400) == pytest.approx((0.4 + 0.005) / 2)
+    assert rigl.end == 560
+    assert rigl.exchanged(500) < 0.02 < granet.exchanged(500)
+    assert granet.exchanged(600) == 0
+
+
 def test_the_shortest_training_reaches_its_density():
     assert preset("gmp", density=0.1, steps=1).prunes(1)
     with pytest.raises(UsageError, match="no updates"):

@@ -27,7 +27,8 @@ class Regime:
     The density follows :func:`cubic` from ``init_density`` after step ``start`` to exactly ``density`` after step
     ``stop``; weights compete with all others (``global``), or layers have equal densities (``uniform``). From ``start``
     on and before ``end``, each layer exchanges a share of its live weights, along :func:`cosine` from ``drop`` to
-    ``drop_last``. Initial masks are random with layer densities by ``rule`` (``uniform`` scope: equal ones).
+    ``drop_last`` at step ``horizon`` (0 is ``end``). Initial masks are random with layer densities by ``rule``
+    (``uniform`` scope: equal ones).
     """
 
     density: float
@@ -36,6 +37,7 @@ class Regime:
     start: int = 0
     stop: int = 0
     end: int = 0
+    horizon: int = 0
     drop: float = 0.0
     drop_last: float = 0.0
     growth: Growth = "none"
@@ -69,7 +71,7 @@ class Regime:
     def exchanged(self, step: int) -> float:
         """Return the share of live weights that is exchanged after ``step``; 0 between updates."""
         due = self.growth != "none" and step % self.every == 0 and self.start <= step < self.end
-        return cosine(step, self.drop, self.drop_last, self.end) if due else 0.0
+        return cosine(step, self.drop, self.drop_last, self.horizon or self.end) if due else 0.0
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -119,6 +121,7 @@ def preset(
         every=every,
         stop=max(1, round(stop * steps)),
         end=round(end * steps),
+        horizon=0 if name == "rigl" else steps,
         drop=drop,
         drop_last=min(own["drop_last"], drop),
         growth=own["growth"] if growth is None or own["growth"] == "none" else growth,
