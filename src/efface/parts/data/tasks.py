@@ -84,8 +84,8 @@ class Examples:
         assert self.std is not None
         full = _full_scale(pictures)
         mean, scale = (torch.from_numpy(v)[:, None, None] for v in (full * self.mean, 1 / (full * self.std)))
-        x = torch.from_numpy(pictures).float().sub_(mean).mul_(scale)
-        return {"picture": x, "label": torch.from_numpy(labels)}
+        x = torch.from_numpy(pictures).to(torch.float32, memory_format=torch.channels_last)  # convolutions are faster so
+        return {"picture": x.sub_(mean).mul_(scale), "label": torch.from_numpy(labels)}
 
 
 @dataclass(frozen=True)
