@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import signal
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -73,6 +74,21 @@ def test_the_download_keeps_format_metadata_and_name(server, upload, clean):
     assert (after.info["icc_profile"], after.info["dpi"]) == (profile, (72, 72))
     assert dict(after.getexif()) == dict(before.getexif())
     assert after.quantization == before.quantization
+
+
+def test_results_come_in_one_archive(server, upload, clean):
+    contents = [encoded(flat(colour=(200, level, 180))) for level in (10, 90, 170)]
+    jobs = [clean(upload(c, name=n))[0] for c, n in zip(contents, ("a.png", "b.png", "a.png"), strict=True)]
+    answer = server.get("/api/jobs/archive", params={"job": [job["id"] for job in jobs]})
+    assert answer.headers["content-type"] == "application/zip"
+    with ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["a_clean.png", "b_clean.png", "a_clean 2.png"]
+        for name, job in zip(archive.namelist(), jobs, strict=True):
+            assert archive.read(name) == download(server, job)
+    for wrong, status in (("0" * 32, 404), ("x", 422), (f"{jobs[0]['id']}:2", 404), (f"{jobs[0]['id']}:0", 422)):
+        assert server.get("/api/jobs/archive", params={"job": wrong}).status_code == status
+    assert server.get("/api/jobs/archive").status_code == 422
 
 
 def test_texts_are_taken_by_rule_and_by_hand(server, upload, clean):

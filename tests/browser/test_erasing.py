@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -210,13 +211,16 @@ def test_iterates_can_be_looked_at(page: Page) -> None:
     assert str(page.locator("#download").get_attribute("href")).endswith("iteration=1")
 
 
-def test_a_batch_follows_the_same_rules(page: Page) -> None:
+def test_a_batch_follows_the_same_rules(page: Page, tmp_path: Path) -> None:
     drop(page, {f"p{i}.png": encode(draw(seed=i)) for i in range(3)})
     expect(page.locator("#pictures li")).to_have_count(3)
     expect(page.locator("#pictures li[data-state=finding]")).to_have_count(0)
     page.fill("#only", "SALE")
     page.locator("#start-all").click()
     expect(page.locator("#pictures li[data-state=done]")).to_have_count(3)
+    with ZipFile(download(page, "#download-all", tmp_path)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [f"p{i}_clean.png" for i in range(3)]
     page.keyboard.press("PageDown")
     page.locator("#mask-layer").focus()
     page.keyboard.press("PageDown")

@@ -27,10 +27,9 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 
 def keep(page: Page, name: str) -> None:
     if folder := os.environ.get("EFFACE_SCREENSHOTS"):
-        page.wait_for_load_state("networkidle")  # previews and tiles arrived
+        page.wait_for_selector("#stage:not([aria-busy=true])", state="attached")
         with Image.open(io.BytesIO(page.screenshot())) as image:
-            whole = image.convert("RGB")
-            whole.quantize(palette=whole.quantize(256)).save(Path(folder) / f"{name}.png", optimize=True)
+            image.convert("RGB").quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def add_examples(page: Page) -> None:

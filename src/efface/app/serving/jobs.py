@@ -58,6 +58,10 @@ class Record:
             raise RequestError(404, f"there is no iterate {iteration}", fix=f"{self.ticket.value.iterations} are there")
         return self.folder / str(iteration)
 
+    def result(self, iteration: int | None = None) -> Path:
+        """Return the file of the result, or of an iterate; a refusal where there is none."""
+        return self.place(iteration) / f"result{self.entry.suffix}"
+
     def rendition(self, iteration: int | None = None) -> Rendition:
         """Return the rendition of the result, which has the form of the picture's own."""
         own = self.entry.admitted.rendition

@@ -9,7 +9,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import StringConstraints
 
+from efface.app.serving.bundling import distinct, zipped
 from efface.app.serving.copying import clean_name, mask_name
 from efface.app.serving.jobs import Record
 from efface.app.serving.routes.pictures import NOT_KEPT, PNG, Pixel, Size, show
@@ -18,6 +20,7 @@ from efface.app.serving.service import Here
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 Iterate = Annotated[int | None, Query(ge=1, le=64, description="An iterate instead of the result, from 1.")]
+Wanted = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}(:[1-9][0-9]?)?$")]
 LOOK, ALIVE = 0.1, 15.0
 """Seconds between looks at a job that is followed, and until a sign of life where nothing happens."""
 
@@ -32,6 +35,19 @@ def begin_job(here: Here, job: NewJob) -> Job:
 def list_jobs(here: Here) -> list[Job]:
     """List the jobs, in the order they came."""
     return [record.describe() for record in here.jobs.all()]
+
+
+@router.get("/archive", responses={200: {"content": {"application/zip": {}}}}, response_class=StreamingResponse)
+def download_results(
+    here: Here, job: Annotated[list[Wanted], Query(min_length=1, max_length=1000)]
+) -> StreamingResponse:
+    """Return the results of several jobs as one ZIP archive; `ID:K` is an iterate instead of the result."""
+    asked = [one.partition(":")[::2] for one in job]
+    records = [(here.jobs.get(id_), int(iterate) if iterate else None) for id_, iterate in asked]
+    paths = [record.result(iterate) for record, iterate in records]
+    names = distinct(clean_name(record.entry.name, record.entry.suffix) for record, _ in records)
+    headers = {"Content-Disposition": 'attachment; filename="efface.zip"'}
+    return StreamingResponse(zipped(zip(names, paths, strict=True)), media_type="application/zip", headers=headers)
 
 
 @router.get("/{id}")
@@ -83,7 +99,7 @@ def download_result(here: Here, id: Id, iteration: Iterate = None) -> FileRespon
     record = here.jobs.get(id)
     suffix = record.entry.suffix
     return FileResponse(
-        record.place(iteration) / f"result{suffix}",
+        record.result(iteration),
         media_type=f"image/{record.entry.admitted.format.lower()}",
         filename=clean_name(record.entry.name, suffix),
     )

@@ -52,6 +52,8 @@ export const dropJob = (id) => ask(`/api/jobs/${id}`, { method: "DELETE" });
 export const maskUrl = (job) => `/api/jobs/${job}/mask`;
 export const downloadUrl = (job, iteration) => `/api/jobs/${job}/download${iteration ? `?iteration=${iteration}` : ""}`;
 
+export const archiveUrl = (jobs) => `/api/jobs/archive?${new URLSearchParams(jobs.map(({ job, iteration }) => ["job", iteration ? `${job}:${iteration}` : job]))}`;
+
 export async function image(url, signal) {
   const blob = await (await ask(url, { signal })).blob();
   return createImageBitmap(blob);

@@ -26,6 +26,11 @@ export class Pyramid {
     }
   }
 
+  /** Whether nothing that was asked for is still on its way. */
+  get settled() {
+    return this.ready && [...this.tiles.values()].every(({ bitmap }) => bitmap);
+  }
+
   get ready() {
     return this.views.length > 0;
   }

@@ -26,7 +26,7 @@ function verdict({ residual, masked }) {
 
 function facts({ residual, seconds, masked, flat, method }) {
   const left = residual.recall == null ? null : ["Still read", percent(residual.recall)];
-  const rows = [left, ["Time", `${seconds.toFixed(1)} s`], ["Erased area", percent(masked, 1)], ["Filled exactly", percent(flat)], ["Method", method]];
+  const rows = [left, ["Time", `${seconds.toFixed(1)} s`], ["Erased area", percent(masked, 1)], flat ? ["Filled exactly", percent(flat)] : null, ["Method", method]];
   return el("dl", { class: "facts" }, rows.filter(Boolean).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 

@@ -37,6 +37,7 @@ export const drawPicture = once(() => {
     result.draw(context, viewport);
     context.restore();
   }
+  showBusy();
 });
 
 export const drawMask = once(() => {
@@ -50,11 +51,16 @@ export const drawMask = once(() => {
     const { x, y, w, h } = preview.region;
     context.drawImage(preview.bitmap, x, y, w, h);
   }
+  showBusy();
   drawTexts(context, viewport, shown.picture, shown.hover);
   if (shown.labels) drawLabels(context, viewport, shown.picture, shown.hover);
   if (shown.mark) drawMark(context, shown.mark);
   if (shown.crosshair) drawCrosshair(context, viewport, shown.crosshair);
 });
+
+function showBusy() {
+  stage.ariaBusy = Boolean(shown.picture) && (!before.settled || Boolean(after && !after.settled) || computing);
+}
 
 /** Draw all again, and the mask's preview anew. */
 export function redraw() {

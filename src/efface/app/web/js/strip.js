@@ -1,4 +1,5 @@
 // The strip of pictures under the stage: which there are, which is shown, and how each of them stands.
+import { archiveUrl } from "./api.js";
 import { app, changed, onChange } from "./app.js";
 import { byId, current, el, icon, percent } from "./dom.js";
 import { remove } from "./queue.js";
@@ -40,6 +41,15 @@ export function step(by) {
   if (at >= 0) select(app.pictures[(at + by + app.pictures.length) % app.pictures.length]);
 }
 
+function offerAll(ready) {
+  const link = byId("download-all");
+  link.hidden = ready.length < 2;
+  if (link.hidden) return;
+  link.href = archiveUrl(ready.map(({ job, iteration }) => ({ job: job.id, iteration })));
+  link.replaceChildren(icon("down"), el("span", {}, `All ${ready.length}`));
+  link.setAttribute("aria-label", `Download all ${ready.length} results`);
+}
+
 onChange(() => {
   for (const [picture, { node }] of items) {
     if (!app.pictures.includes(picture)) {
@@ -60,4 +70,5 @@ onChange(() => {
     current(show, "true", picture === app.current);
   }
   byId("add").toggleAttribute("data-busy", app.uploading > 0);
+  offerAll(app.pictures.filter(({ result }) => result));
 });
