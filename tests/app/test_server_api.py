@@ -35,6 +35,18 @@ def test_the_description_says_what_every_route_does_and_answers(known):
         assert "4XX" in described["responses"]
 
 
+def test_every_method_has_a_page_and_is_listed_with_what_filters_need(known):
+    client, _ = known
+    listed = client.get("/api/methods").json()
+    assert {"Network", "Editor"} >= {method["kind"] for method in listed}
+    for method in listed:
+        page = client.get(f"/api/methods/{method['name']}").json()
+        assert {name: page[name] for name in method} == method
+        if page["plot"]:
+            assert client.get(page["plot"]).headers["content-type"] == "image/png"
+        assert method["kind"] == "Network" or not method["usable"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("ids", ["of nothing", "known"])
