@@ -1,0 +1,173 @@
+"""Prove a removal: it must give what setting the same channels to zero gives, at two batch sizes, and export again.
+
+The reference is the exported network, computed with every weight of the removed channels at zero. Norms that take a
+mean and variance over channels are told to leave those out, so the proof covers them as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
+from torch.fx import Interpreter, Node
+from torch.utils._pytree import tree_flatten, tree_map
+
+from efface.errors import EffaceError
+from efface.parts.graph.atoms import Label
+from efface.parts.graph.groups import ChannelGraph
+from efface.parts.graph.planning import Keep, gone, removals
+from efface.parts.graph.remove import Removal, remove, tensor_of
+from efface.parts.graph.trace import export, first_line, named, quiet
+
+TOLERANCE = 1e-4
+"""Largest difference of outputs, as a share of the largest output."""
+
+
+def verified(graph: ChannelGraph, keep: Keep, *, reexport: bool = True) -> list[Removal]:
+    """Return the removals of all groups whose removal holds; those that fail are frozen in ``graph``, with the reason.
+
+    The network stays as it is. ``reexport`` also exports what it becomes, which takes as long as the analysis.
+    """
+    names = _sound(graph, {name: np.asarray(mask, dtype=bool) for name, mask in keep.items()})
+    made = removals(graph, names)
+    if made and reexport and (why := _failure(graph, names, reexport=True)) is not None:
+        for name in names:
+            graph.refuse(name, why)
+        return []
+    return made
+
+
+def _sound(graph: ChannelGraph, keep: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+    """Return the part of ``keep`` that holds, found by halving."""
+    removals(graph, keep)
+    if not keep or (why := _failure(graph, keep)) is None:
+        return keep
+    if len(keep) == 1:
+        graph.refuse(next(iter(keep)), why)
+        return {}
+    names = list(keep)
+    half = len(names) // 2
+    left = _sound(graph, {name: keep[name] for name in names[:half]})
+    right = _sound(graph, {name: keep[name] for name in names[half:]})
+    both = left | right
+    if left and right and (why := _failure(graph, both)) is not None:
+        for name in right:
+            graph.refuse(name, f"fails together with others: {why}")
+        return left
+    return both
+
+
+def _failure(graph: ChannelGraph, keep: Keep, *, reexport: bool = False) -> str | None:
+    """Say why the removals cannot be made, None where they can."""
+    removed = np.zeros(graph.trace.atoms.count, bool)
+    for name, mask in keep.items():
+        removed[graph.groups[name].atoms[~np.asarray(mask)]] = True
+    twice = _twice(graph.args, graph.kwargs)
+    with quiet(graph.model):
+        wanted = _Zeroed(graph, removed).outputs()
+        wanted_twice = _outputs(graph.model, twice)
+        undos = []
+        try:
+            for removal in removals(graph, keep):
+                undos.append(remove(graph.model, removal))
+            found = _outputs(graph.model, (graph.args, graph.kwargs))
+            if isinstance(found, str):
+                return f"the network does not run without it: {found}"
+            if (away := _distance(found, wanted)) > TOLERANCE:
+                return f"removal differs from zeroing by {away:.1e} of the largest output"
+            found = _outputs(graph.model, twice)
+            if not isinstance(wanted_twice, str) and (
+                isinstance(found, str) or [t.shape for t in found] != [t.shape for t in wanted_twice]
+            ):
+                return "the network does not run without it at another batch size"
+            if reexport:
+                export(graph.model, graph.args, graph.kwargs)
+        except EffaceError as error:
+            return f"the network does not export without it: {error.what}"
+        finally:
+            for undo in reversed(undos):
+                undo(graph.model)
+    return None
+
+
+class _Zeroed(Interpreter):
+    """Computes the exported network with removed channels at zero, norms leaving them out."""
+
+    def __init__(self, graph: ChannelGraph, removed: NDArray[np.bool_]) -> None:
+        super().__init__(graph.program.graph_module)
+        self._graph, self._removed = graph, removed
+
+    def outputs(self) -> list[Tensor]:
+        """Return the outputs that are floating-point tensors."""
+        program = self._graph.program
+        users = iter(tree_flatten((self._graph.args, self._graph.kwargs))[0])
+        values: list[Any] = []
+        for spec in program.graph_signature.input_specs:
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                values.append(self._zeroed(str(spec.target)))
+            else:
+                values.append(next(users) if spec.kind == InputKind.USER_INPUT else program.constants[str(spec.target)])
+        return _floats(self.run(*values))
+
+    def run_node(self, n: Node) -> Any:
+        """Compute a norm over the channels that stay; all else as it is."""
+        label = self._graph.trace.norms.get(n.name)
+        stay = None if label is None else self._indices(label, stay=True)
+        if stay is None:
+            return super().run_node(n)
+        given = named(n, *self.fetch_args_kwargs_from_env(n))
+        x, dim, op = given["input"], 1 if "num_groups" in given else -1, n.target
+        given["input"] = x.index_select(dim, stay)
+        given |= {name: given[name][stay] for name in ("weight", "bias") if given.get(name) is not None}
+        given |= {"normalized_shape": [len(stay)]} if "normalized_shape" in given else {}
+        return torch.zeros_like(x).index_copy_(dim, stay, op(**given))  # type: ignore[operator]
+
+    def _zeroed(self, name: str) -> Tensor:
+        tensor = tensor_of(self._graph.model, name).detach()
+        for dim, label in enumerate(self._graph.trace.tensors[name]):
+            if label is not None and (out := self._indices(label, stay=False)) is not None:
+                tensor = tensor.index_fill(dim, out, 0)
+        return tensor
+
+    def _indices(self, label: Label, *, stay: bool) -> Tensor | None:
+        """Return the indices that stay, or go; None where all stay."""
+        out = gone(self._graph.trace.atoms.settled(label), self._removed)
+        return torch.from_numpy(np.flatnonzero(out != stay)) if out.any() else None
+
+
+def _twice(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the example with every tensor that has its batch size doubled."""
+    tensors = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor) and v.ndim]
+    batch = len(tensors[0]) if tensors else 0
+
+    def double(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.ndim and len(value) == batch
+        return torch.cat([value, value]) if batched else value
+
+    return tree_map(double, (args, dict(kwargs)))  # type: ignore[no-any-return]
+
+
+def _outputs(model: nn.Module, given: tuple[tuple[Any, ...], Mapping[str, Any]]) -> list[Tensor] | str:
+    """Return the floating-point outputs, or what the model raises."""
+    try:
+        return _floats(model(*given[0], **given[1]))
+    except Exception as error:  # the model is the user's, and may raise anything
+        return first_line(error)
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    return [t for t in tree_flatten(outputs)[0] if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """Return the largest difference as a share of the largest value, infinity where shapes differ."""
+    if [t.shape for t in found] != [t.shape for t in wanted]:
+        return float("inf")
+    scale = max((float(t.abs().max()) for t in wanted if t.numel()), default=0.0)
+    away = max((float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True) if a.numel()), default=0.0)
+    return away / scale if scale else away
