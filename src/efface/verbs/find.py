@@ -62,16 +62,25 @@ def get(name: str) -> type:
     return entry(name).load()
 
 
-def describe(name: str, *, results: str | Path = "results") -> Description:
-    """Describe the method called ``name``: card, hyper-parameters, weights, the claim in ``results``."""
+def describe(name: str, *, results: str | Path | None = None) -> Description:
+    """Describe the method called ``name``: card, hyper-parameters, weights, the claim in ``results``.
+
+    By default that is the folder of :func:`evidence`.
+    """
     found = entry(name)
-    stored = Path(results) / f"{found.name}.json"
+    stored = (evidence() if results is None else Path(results)) / f"{found.name}.json"
     cards = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(SHIPPED.glob(f"*/{CARD}"))}
     return Description(
         entry=found,
         weights={name: card for name, card in cards.items() if card.get("method") == found.name},
         result=load_result(stored) if stored.is_file() else None,
     )
+
+
+def evidence() -> Path:
+    """Return the folder of claims as measured: ``results`` where one works, else that of the package's own source."""
+    here = Path("results")
+    return here if here.is_dir() else SHIPPED.parents[2] / "results"
 
 
 def summary(entry: Entry) -> dict[str, Any]:

@@ -14,7 +14,10 @@ def show_(
     name: Annotated[str, Parameter(name="METHOD", help="Name of a method; see `efface list`.")],
     /,
     *,
-    results: Annotated[Path, Parameter(help="Folder with the results of `efface check`.")] = Path("results"),
+    results: Annotated[
+        Path | None,
+        Parameter(help="Folder with the results of `efface check`. Default: results, or efface's own."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print what is known of a method."""

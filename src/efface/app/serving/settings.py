@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
+
+from efface.verbs.find import evidence
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -30,7 +32,7 @@ class Settings:
     max_waiting: int = 16
     weights: Path | None = None
     """Weights folder for jobs that name no method, or that folder's own."""
-    results: Path = Path("results")
+    results: Path = field(default_factory=evidence)
     """Where the measured claims lie."""
 
     @property
