@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from efface.errors import UnknownNameError, UsageError, WeightsError
 from efface.parts.sparsity.masks import MaskSet
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 """Scores worked on at a time: many enough to be worth a round of all threads, few enough to take no memory."""
 STRIDE = 251
 """One of so many scores is in the sample; a prime, so that no shape of a layer falls into step with it."""
@@ -138,25 +139,26 @@ def _threshold(
     chunks: Callable[[], Iterable[Tensor]], keep: int, total: int, sample: Tensor
 ) -> tuple[float, int, bool]:
     """Return the ``keep``-th largest number, how many equal to it to keep, and whether these are all there are."""
-    width = 0 if len(sample) == total else 5
+    width = 0 if len(sample) == total else 4
     while keep:
         low, high = _bracket(sample, keep / total, width)
-        above, at_high, at_low, found = 0, 0, 0, []
+        above, at_high, at_low = 0, 0, 0
+        found = bytearray()  # grows in one piece; many small ones would break up the memory for the chunks
         for numbers in chunks():
             over = numbers > high
             inside = numbers[((numbers >= low) ^ over).nonzero()[:, 0]]  # quicker than by a mask
             above += int(torch.count_nonzero(over))
             at_high += int(torch.count_nonzero(inside == high))
             at_low += int(torch.count_nonzero(inside == low))
-            found.append(inside[(inside > low) & (inside < high)].cpu())
-        between, rest = torch.cat(found), keep - above
+            found += inside[(inside > low) & (inside < high)].cpu().numpy().tobytes()
+        between, rest = torch.from_numpy(np.frombuffer(found, sample.numpy().dtype)), keep - above
         if 0 < rest <= at_high:
             return high, rest, rest == at_high
         rest -= at_high
         if 0 < rest <= len(between):
-            value = between.kthvalue(len(between) - rest + 1).values
+            value = _nth_largest(between, rest)
             rest -= int(torch.count_nonzero(between > value))
-            return float(value), rest, rest == int(torch.count_nonzero(between == value))
+            return value, rest, rest == int(torch.count_nonzero(between == value))
         rest -= len(between)
         if 0 < rest <= at_low and low < high:
             return low, rest, rest == at_low
@@ -168,9 +170,18 @@ def _bracket(sample: Tensor, share: float, width: float) -> tuple[float, float]:
     """Return numbers that the one with ``share`` of all above it lies between, up to ``width`` standard deviations."""
     count = len(sample)
     margin = width * (width + math.sqrt(count * share * (1 - share)))
-    ranks = math.ceil(share * count + margin), math.floor(share * count - margin)
-    low, high = (float(sample.kthvalue(count - rank + 1).values) if 1 <= rank <= count else None for rank in ranks)
-    return -torch.inf if low is None else low, torch.inf if high is None else high
+    low, high = math.ceil(share * count + margin), math.floor(share * count - margin)
+    return (
+        _nth_largest(sample, low) if low <= count else -torch.inf,
+        _nth_largest(sample, high) if high >= 1 else torch.inf,
+    )
+
+
+def _nth_largest(numbers: Tensor, rank: int) -> float:
+    """Return the number of a ``rank`` from 1 on; the order of ``numbers`` changes, which spares a copy."""
+    array, place = numbers.numpy(), len(numbers) - rank
+    array.partition(place)
+    return float(array[place])
 
 
 def _refuse_unknown(names: Mapping[str, int], scores: Mapping[str, object]) -> None:
