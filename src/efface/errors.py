@@ -74,10 +74,12 @@ class MissingExtraError(UsageError):
 
 
 class UnknownNameError(UsageError):
-    """A name is not known; close ones are suggested."""
+    """A name is not known; close ones are suggested, or else a few of those there are."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], few: int = 12) -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        fix = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known) or 'none'}"
+        more = f" and {len(known) - few} more" if len(known) > few else ""
+        listed = f"{', '.join(known[:few]) or 'none'}{more}"
+        fix = f"Did you mean {' or '.join(close)}?" if close else f"Known: {listed}"
         super().__init__(f"no {kind} is called {name!r}", fix=fix)
