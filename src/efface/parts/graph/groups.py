@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from efface.errors import UnknownNameError
-from efface.parts.graph.atoms import Ints
+from efface.parts.graph.atoms import Atoms, Ints
 from efface.parts.graph.trace import Trace, export, follow
 from efface.seeds import numpy_generator
 
@@ -118,50 +118,56 @@ def channel_graph(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
 
 def _gather(trace: Trace) -> list[Group]:
     """Put atoms together that lie in the same layers of the same dimensions, and as often, and are frozen alike."""
-    atoms = trace.atoms
-    first = {id(dims): name for name, dims in reversed(trace.tensors.items())}
-    labels = [
-        (n, d, label) for n, dims in trace.tensors.items() if first[id(dims)] == n for d, label in enumerate(dims)
-    ]
-    dims = [(n, d, atoms.settled(label)) for n, d, label in labels if label is not None]
-    layers = [(place, layer) for place, (_, _, label) in enumerate(dims) for layer in label]
+    atoms, first = trace.atoms, {id(dims): name for name, dims in reversed(trace.tensors.items())}
+    named = [(n, d, label) for n, dims in trace.tensors.items() if first[id(dims)] == n for d, label in enumerate(dims)]
+    dims = [(n, d, atoms.settled(label)) for n, d, label in named if label is not None]
+    layers = [layer for _, _, label in dims for layer in label]
     if not layers:
         return []
-    draws = numpy_generator(0, "graph").integers(1 << 62, size=len(layers), dtype=np.int64)
-    count = 1 + max(int(layer.max(initial=-1)) for _, layer in layers)
-    every = np.concatenate([layer for _, layer in layers])
-    signature, valid = np.zeros(count, np.int64), every >= 0
-    np.add.at(signature, every[valid], np.repeat(draws, [len(layer) for _, layer in layers])[valid])
-    present = np.unique(every[valid])
-    keys = np.stack([signature[present], atoms.why(present)])
-    _, number = np.unique(keys, axis=1, return_inverse=True)
-    owner, place = np.full(count + 1, -1), np.full(count + 1, -1)  # group and class of each atom; the last is for -1
-    owner[present] = number
-    order = np.argsort(number, kind="stable")
-    starts = np.searchsorted(number[order], np.arange(number.max() + 1))
-    place[present[order]] = np.arange(len(order)) - starts[number[order]]
+    owner, place, reason = _classes(atoms, layers)
     found: dict[int, list[Member]] = {}
     for name, dim, label in dims:
-        for one in np.unique(owner[label]):
-            if one >= 0:
-                mine = owner[label] == one
-                classes = np.where(mine, place[label], -1).max(0)
-                found.setdefault(int(one), []).append(Member(name, dim, classes))
-    normed = [atoms.settled(label).ravel() for label in trace.norms.values()]
+        owners = owner[label]
+        for one in np.unique(owners[owners >= 0]).tolist():
+            classes = np.where(owners == one, place[label], -1).max(0)
+            found.setdefault(one, []).append(Member(name, dim, classes))
+    normed = np.concatenate([[-1], *(atoms.settled(label).ravel() for label in trace.norms.values())])
     numbers = {name: p.numel() for name, p in trace.module.named_parameters()}
-    named: set[str] = set()
+    taken: set[str] = set()
     groups = []
-    for one, members in found.items():
+    for one in sorted(found, key=lambda one: reason[one] >= 0):  # those that are free take the plain names
+        members = found[one]
         if all(member.dim > 1 for member in members):
             continue  # the sides of kernels
-        mine = present[number == one]
-        why = int(atoms.why(mine)[0])
-        frozen = atoms.reasons[why] if why >= 0 else SINGLE if len(mine) == 1 else None
-        invariant = not bool(np.isin(mine, np.concatenate([[-1], *normed])).any())
-        group = Group(_name(members, named), len(mine), tuple(members), mine, invariant, 0, frozen)
+        mine = np.flatnonzero(owner[:-1] == one)
+        frozen = atoms.reasons[reason[one]] if reason[one] >= 0 else SINGLE if len(mine) == 1 else None
+        invariant = not bool(np.isin(mine, normed).any())
+        group = Group(_name(members, taken), len(mine), tuple(members), mine, invariant, 0, frozen)
         group.parameters = round(sum(numbers.get(name, 0) * share for name, share in group.shares().items()))
         groups.append(group)
     return groups
+
+
+def _classes(atoms: Atoms, layers: list[Ints]) -> tuple[Ints, Ints, Ints]:
+    """Return the group and the class of each atom (an entry of -1 for no atom last), and why each group is frozen.
+
+    Atoms are of one group where they occur equally often in each layer: the sums of a random number of each layer are
+    then equal.
+    """
+    draws = numpy_generator(0, "graph").integers(1 << 62, size=len(layers), dtype=np.int64)
+    every = np.concatenate(layers)
+    valid = every >= 0
+    signature = np.zeros(1 + int(every.max()), np.int64)
+    np.add.at(signature, every[valid], np.repeat(draws, [len(layer) for layer in layers])[valid])
+    present = np.unique(every[valid])
+    keys = np.stack([signature[present], atoms.why(present)])
+    kinds, number = np.unique(keys, axis=1, return_inverse=True)
+    owner, place = np.full(len(signature) + 1, -1), np.full(len(signature) + 1, -1)
+    owner[present] = number
+    order = np.argsort(number, kind="stable")
+    starts = np.searchsorted(number[order], np.arange(kinds.shape[1]))
+    place[present[order]] = np.arange(len(order)) - starts[number[order]]
+    return owner, place, kinds[1]
 
 
 def _name(members: list[Member], named: set[str]) -> str:

@@ -173,7 +173,7 @@ def _inputs(trace: Trace) -> tuple[dict[Node, Any], set[Node]]:
             getter = trace.module.get_parameter if spec.kind == InputKind.PARAMETER else trace.module.get_buffer
             same = id(getter(spec.target))
             if same not in tied:
-                tied[same] = [trace.atoms.fresh(n) for n in value.shape]
+                tied[same] = [trace.atoms.fresh(n) if n > 1 else None for n in value.shape]
             env[node] = trace.tensors[spec.target] = tied[same]
             weights.add(node)
     used = {id(env[node]) for node in weights if node.users}
@@ -237,19 +237,20 @@ def _stack(node: Node) -> list[str]:
 @contextlib.contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Set what makes a graph of plain operations: evaluation, no gradients, no fused encoder, no cache of keys."""
-    config = getattr(model, "config", None)
-    cached, fast = getattr(config, "use_cache", None), torch.backends.mha.get_fastpath_enabled()
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    caching = [config for config in configs if getattr(config, "use_cache", None) is True]
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        if cached is True:
+        for config in caching:
             config.use_cache = False  # type: ignore[union-attr]
         with warnings.catch_warnings(), torch.no_grad(), mode(model, training=False):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        if cached is True:
-            config.use_cache = cached  # type: ignore[union-attr]
+        for config in caching:
+            config.use_cache = True  # type: ignore[union-attr]
 
 
 def first_line(error: Exception) -> str:
@@ -260,6 +261,7 @@ def first_line(error: Exception) -> str:
 def _line_of(error: Exception) -> str:
     """Return the last line of code of the model, not of torch, that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    mine = [f for f in frames if "/torch/" not in f.filename and "/efface/parts/graph/" not in f.filename]
+    others = ("/torch/", "/efface/parts/graph/", "<")
+    mine = [f for f in frames if not any(part in f.filename for part in others)]
     last = (mine or list(frames))[-1]
     return f"{last.filename}:{last.lineno}: {last.line}"

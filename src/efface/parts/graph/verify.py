@@ -6,7 +6,8 @@ mean and variance over channels are told to leave those out, so the proof covers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from efface.errors import EffaceError
 from efface.parts.graph.atoms import Label
 from efface.parts.graph.groups import ChannelGraph
 from efface.parts.graph.planning import Keep, gone, removals
-from efface.parts.graph.remove import Removal, remove, tensor_of
+from efface.parts.graph.remove import Removal, Undo, remove, tensor_of
 from efface.parts.graph.trace import export, first_line, named, quiet
 
 TOLERANCE = 1e-4
@@ -33,18 +34,22 @@ def verified(graph: ChannelGraph, keep: Keep, *, reexport: bool = True) -> list[
 
     The network stays as it is. ``reexport`` also exports what it becomes, which takes as long as the analysis.
     """
-    names = _sound(graph, {name: np.asarray(mask, dtype=bool) for name, mask in keep.items()})
-    made = removals(graph, names)
-    if made and reexport and (why := _failure(graph, names, reexport=True)) is not None:
-        for name in names:
-            graph.refuse(name, why)
-        return []
+    removals(graph, keep)  # raises before anything is touched
+    sound = _sound(graph, {name: np.asarray(mask, dtype=bool) for name, mask in keep.items()})
+    made = removals(graph, sound)
+    if made and reexport:
+        try:
+            with _removed(graph.model, made):
+                export(graph.model, graph.args, graph.kwargs)
+        except EffaceError as error:
+            for name in sound:
+                graph.refuse(name, f"the network does not export without it: {error.what}")
+            return []
     return made
 
 
 def _sound(graph: ChannelGraph, keep: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
     """Return the part of ``keep`` that holds, found by halving."""
-    removals(graph, keep)
     if not keep or (why := _failure(graph, keep)) is None:
         return keep
     if len(keep) == 1:
@@ -54,45 +59,45 @@ def _sound(graph: ChannelGraph, keep: dict[str, NDArray[np.bool_]]) -> dict[str,
     half = len(names) // 2
     left = _sound(graph, {name: keep[name] for name in names[:half]})
     right = _sound(graph, {name: keep[name] for name in names[half:]})
-    both = left | right
-    if left and right and (why := _failure(graph, both)) is not None:
+    if left and right and (why := _failure(graph, left | right)) is not None:
         for name in right:
             graph.refuse(name, f"fails together with others: {why}")
         return left
-    return both
+    return left | right
 
 
-def _failure(graph: ChannelGraph, keep: Keep, *, reexport: bool = False) -> str | None:
+def _failure(graph: ChannelGraph, keep: Keep) -> str | None:
     """Say why the removals cannot be made, None where they can."""
-    removed = np.zeros(graph.trace.atoms.count, bool)
+    out = np.zeros(graph.trace.atoms.count, bool)
     for name, mask in keep.items():
-        removed[graph.groups[name].atoms[~np.asarray(mask)]] = True
+        out[graph.groups[name].atoms[~np.asarray(mask)]] = True
     twice = _twice(graph.args, graph.kwargs)
     with quiet(graph.model):
-        wanted = _Zeroed(graph, removed).outputs()
-        wanted_twice = _outputs(graph.model, twice)
-        undos = []
-        try:
-            for removal in removals(graph, keep):
-                undos.append(remove(graph.model, removal))
-            found = _outputs(graph.model, (graph.args, graph.kwargs))
-            if isinstance(found, str):
-                return f"the network does not run without it: {found}"
-            if (away := _distance(found, wanted)) > TOLERANCE:
-                return f"removal differs from zeroing by {away:.1e} of the largest output"
-            found = _outputs(graph.model, twice)
-            if not isinstance(wanted_twice, str) and (
-                isinstance(found, str) or [t.shape for t in found] != [t.shape for t in wanted_twice]
-            ):
-                return "the network does not run without it at another batch size"
-            if reexport:
-                export(graph.model, graph.args, graph.kwargs)
-        except EffaceError as error:
-            return f"the network does not export without it: {error.what}"
-        finally:
-            for undo in reversed(undos):
-                undo(graph.model)
+        wanted, wanted_twice = _Zeroed(graph, out).outputs(), _outputs(graph.model, twice)
+        with _removed(graph.model, removals(graph, keep)):
+            found, found_twice = _outputs(graph.model, (graph.args, graph.kwargs)), _outputs(graph.model, twice)
+    if isinstance(found, str):
+        return f"the network does not run without it: {found}"
+    if (away := _distance(found, wanted)) > TOLERANCE:
+        return f"removal differs from zeroing by {away:.1e} of the largest output"
+    if isinstance(wanted_twice, str):  # then the batch size is part of the network
+        return None
+    if isinstance(found_twice, str) or [t.shape for t in found_twice] != [t.shape for t in wanted_twice]:
+        return "the network does not run without it at another batch size"
     return None
+
+
+@contextlib.contextmanager
+def _removed(model: nn.Module, made: Iterable[Removal]) -> Iterator[None]:
+    """Carry removals out for the length of a block."""
+    undos: list[Undo] = []
+    try:
+        for removal in made:
+            undos.append(remove(model, removal))
+        yield
+    finally:
+        for undo in reversed(undos):
+            undo(model)
 
 
 class _Zeroed(Interpreter):
@@ -122,6 +127,7 @@ class _Zeroed(Interpreter):
             return super().run_node(n)
         given = named(n, *self.fetch_args_kwargs_from_env(n))
         x, dim, op = given["input"], 1 if "num_groups" in given else -1, n.target
+        stay = stay.to(x.device)
         given["input"] = x.index_select(dim, stay)
         given |= {name: given[name][stay] for name in ("weight", "bias") if given.get(name) is not None}
         given |= {"normalized_shape": [len(stay)]} if "normalized_shape" in given else {}
@@ -131,7 +137,7 @@ class _Zeroed(Interpreter):
         tensor = tensor_of(self._graph.model, name).detach()
         for dim, label in enumerate(self._graph.trace.tensors[name]):
             if label is not None and (out := self._indices(label, stay=False)) is not None:
-                tensor = tensor.index_fill(dim, out, 0)
+                tensor = tensor.index_fill(dim, out.to(tensor.device), 0)
         return tensor
 
     def _indices(self, label: Label, *, stay: bool) -> Tensor | None:
