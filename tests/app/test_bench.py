@@ -21,7 +21,7 @@ from efface.parts.sparsity.blocks import ColumnBlock
 from efface.parts.sparsity.project import pattern_mask
 from efface.parts.timing import Timing
 from efface.verbs import bench as benches
-from efface.verbs.subject import _drawn
+from efface.verbs.inputs import drawn
 
 
 def build():
@@ -212,13 +212,13 @@ def test_weights_alone_cannot_be_measured(tmp_path):
 def test_inputs_are_drawn_by_seed_in_the_form_that_is_known():
     net = build().to(torch.bfloat16)
     opened = Opened(net, "net", "module", lambda *_: None)
-    (x,) = _drawn(opened, None, (2, 1, 4, 4), seed=0)
+    (x,) = drawn(opened, None, (2, 1, 4, 4), seed=0)
     assert (x.dtype, x.shape) == (torch.bfloat16, (2, 1, 4, 4))
     assert x.float().std() > 0.5
-    assert torch.equal(_drawn(opened, None, (2, 1, 4, 4), 0)[0], x)
-    assert not torch.equal(_drawn(opened, None, (2, 1, 4, 4), 1)[0], x)
+    assert torch.equal(drawn(opened, None, (2, 1, 4, 4), 0)[0], x)
+    assert not torch.equal(drawn(opened, None, (2, 1, 4, 4), 1)[0], x)
     words = replace(opened, example=(torch.ones(1, 8, dtype=torch.long), 3))
-    tokens, time = _drawn(words, None, (2, 5), 0)
+    tokens, time = drawn(words, None, (2, 5), 0)
     assert (tokens.dtype, tokens.shape, time) == (torch.int64, (2, 5), 3)
     assert set(tokens.flatten().tolist()) <= {0, 1}  # the vocabulary is not known
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import efface
 from efface.app import cli
+from efface.core.ops import Mask
 from efface.core.plan import Plan
 from efface.errors import DataError, EffaceError, InputError, OutputError, UsageError
 from efface.parts.data.tasks import Task
@@ -90,6 +91,12 @@ def test_a_bare_checkpoint_comes_back_with_zeros_and_its_plan(checkpoint, run):
     plan = Plan.load(folder / "plan")
     replayed = efface.shrink(checkpoint, sparsity=0.5).plan
     assert plan.after.sha256 == replayed.after.sha256
+
+
+def test_a_bare_checkpoint_is_never_edited_in_memory(checkpoint, monkeypatch):
+    monkeypatch.setattr(Mask, "apply", None)
+    report = efface.shrink(checkpoint, sparsity=0.5).report
+    assert (sum(report.before), sum(report.after)) == (112, 56)
 
 
 def test_a_second_result_takes_a_name_of_its_own(checkpoint, run):
@@ -188,7 +195,9 @@ def test_empty_layers_are_passed_over(tmp_path):
         (("--set", "min_kept=3"), 2, "Did you mean min_keep"),
         (("--set", "sparsity=0.3", "--sparsity", "0.4"), 2, "given twice"),
         (("--set", "min_keep=50"), 2, "lower the minimum to"),
-        (("--data", "shapes"), 2, "cannot be run on data"),
+        (("--data", "shapes"), 2, "cannot be run"),
+        (("--input", "1x10"), 2, "cannot be run"),
+        (("--input", "1xa"), 2, "not a shape of whole numbers"),
         (("--weights", "other.safetensors"), 2, "weights of its own"),
         (("--set", "schedule=gradual"), 2, "Give data and steps"),
         (("--device", "tpu"), 2, "not available"),
@@ -204,6 +213,15 @@ def test_what_is_wrong_is_said_and_nothing_is_written(checkpoint, run, monkeypat
     assert says in err
     assert err.count("\n") == 1
     assert files(checkpoint.parent) == before
+
+
+def test_an_input_is_drawn_for_flops_or_refused(here, run):
+    code, out, _ = run(here, "--input", "1x3x4x4", "--dry-run")
+    assert code == 0
+    assert "FLOPs" in out
+    code, _, err = run(here, "--input", "1x7", "--dry-run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not take the input" in err
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

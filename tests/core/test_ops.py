@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from efface.core.fingerprint import Fingerprint
-from efface.core.ops import OPS, Bypass, Delta, Mask, Replace
+from efface.core.ops import OPS, Bypass, Delta, Mask, Replace, TensorOp, tensor_at
 from efface.core.ops.replace import allowed
 from efface.errors import PlanError
 from efface.parts.nn.passing import PassThrough
@@ -111,6 +111,25 @@ def test_an_edit_comes_back_from_its_stored_form(net, make):
     undo(net)
     again.apply(net)
     assert torch.equal(out(net), expected)
+
+
+@each_edit
+def test_what_a_tensor_becomes_is_known_without_editing_it(net, make):
+    if isinstance(op := make(), TensorOp):
+        before, expected = Fingerprint.of(net), op.becomes(tensor_at(net, op.target))
+        assert Fingerprint.of(net) == before
+        op.apply(net)
+        assert torch.equal(expected, tensor_at(net, op.target))
+
+
+def test_numbers_of_eight_bits_are_masked_and_had_back():
+    net = nn.Linear(4, 4).to(torch.float8_e4m3fn)
+    op, before = Mask("weight", some(4, 4)), net.weight.detach().clone()
+    assert op.row(net).norm == pytest.approx(float(before.float()[~op.keep].norm()))
+    undo = op.apply(net)
+    assert torch.equal(net.weight.float(), before.float() * op.keep)
+    undo(net)
+    assert torch.equal(net.weight.view(torch.uint8), before.view(torch.uint8))
 
 
 @each_edit

@@ -20,6 +20,7 @@ from torch import nn
 from efface.core.fingerprint import Fingerprint
 from efface.core.ops import Bypass, Delta, Mask, Replace
 from efface.core.plan import Plan
+from efface.core.trial import apart
 from efface.errors import EffaceError, OutputError, PlanError, WeightsError
 from efface.io.weights import save_weights
 
@@ -239,6 +240,37 @@ def test_two_names_of_a_tied_weight_are_not_both_edited():
     before = net[0].weight.detach().clone()
     assert torch.equal(plan.apply(net)[0].weight, before + 1)
     refused("tied in another way: 1.weight", plan.apply, nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+
+
+def shared():
+    """Build a net with one batch norm in two places, and a buffer that is not saved."""
+    net = build()
+    net.append(net[1]).register_buffer("own", noise(4), persistent=False)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "ops", "alone"),
+    [
+        (build, SEVERAL[:1] + SEVERAL[3:6], True),
+        (build, [], True),
+        (build, SEVERAL, False),
+        (build, [mask(), mask(seed=3)], False),
+        (shared, [Delta.set("1.running_mean", noise(4))], False),
+        (shared, [Delta.set("6.bias", noise(4)), Delta.add("own", noise(4))], True),
+    ],
+)
+def test_edits_of_tensors_are_looked_at_one_by_one_where_that_says_the_same(make, ops, alone, monkeypatch):
+    net = make()
+    assert (apart(ops, net) is not None) == alone
+    if alone:
+        for kind in (Mask, Delta):
+            monkeypatch.setattr(kind, "apply", None)
+    plan = Plan.of(net, ops)
+    assert len(plan.diff(net).rows) == len(ops)
+    plan.cost(net)
+    monkeypatch.undo()
+    assert Fingerprint.of(plan.apply(net)) == plan.after
 
 
 def test_a_model_without_content_can_be_planned_for():

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from efface.core.plan import Plan, trial
+from efface.core.ops import TensorOp
+from efface.core.plan import Plan
+from efface.core.trial import trial
 from efface.parts.counting import CONVENTION, bitmask_bytes, count_flops, count_parameters, dense_bytes
 
 if TYPE_CHECKING:
@@ -55,10 +57,10 @@ class Cost:
 
 
 def cost(plan: Plan, model: nn.Module, example: tuple[Any, ...] = ()) -> Cost:
-    """Count ``model`` before and after ``plan``; it is edited for a moment and then as it was."""
+    """Count ``model`` before and after ``plan``; it is edited for a moment, if at all, and then as it was."""
     parameters, dense = count_parameters(model).total, dense_bytes(model)
     flops = count_flops(model, *example) if example else None
-    with trial(plan.ops, model):
+    with trial([op for op in plan.ops if not isinstance(op, TensorOp)], model):  # values have no part in the counts
         weights = dict(model.named_parameters())
         masks = {name: mask for name, mask in plan.masks().items() if name in weights}
         dense_after = dense_bytes(model)

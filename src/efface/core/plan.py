@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from efface.core.fingerprint import Fingerprint
-from efface.core.ops import Op, Undo
-from efface.errors import EffaceError, PlanError
+from efface.core.fingerprint import Fingerprint, Imprint
+from efface.core.ops import Op, TensorOp, Undo, tensor_at
+from efface.core.trial import apart, perform, take_back, told, trial
+from efface.errors import PlanError
+from efface.io.weights import finite
 
 if TYPE_CHECKING:
     from efface.core.cost import Cost
@@ -36,9 +36,10 @@ class Plan:
 
     @classmethod
     def of(cls, model: nn.Module, ops: Iterable[Op], *, method: str = "", **facts: Any) -> Plan:
-        """Make the plan of ``ops`` on ``model``, which is edited for a moment and then as it was, bit by bit.
+        """Make the plan of ``ops`` on ``model``, which is afterwards as it was, bit by bit.
 
-        ``method`` and ``facts`` (JSON values) say how the plan came about.
+        Edits of tensors alone are only looked at, one by one; others are made for a moment. ``method`` and ``facts``
+        (JSON values) say how the plan came about.
 
         Raises
         ------
@@ -46,12 +47,16 @@ class Plan:
             If an edit does not fit the model, or the model holds NaN or infinity among its parameters.
         """
         for name, weight in model.named_parameters():
-            if weight.is_floating_point() and not weight.is_meta and not torch.isfinite(weight).all():
+            if not finite(weight):
                 raise PlanError("the weights hold NaN or infinity", where=name, fix="Take an earlier checkpoint")
         ops, base = tuple(ops), Fingerprint.of(model)
         _refuse_aliases(ops, base)
-        with trial(ops, model):
-            after = Fingerprint.of(model)
+        if (alone := apart(ops, model)) is None:
+            with trial(ops, model):
+                after = Fingerprint.of(model)
+        else:
+            changed = {name: _imprint_after(op, tensor_at(model, name)) for name, op in alone.items()}
+            after = Fingerprint({name: changed.get(name, known) for name, known in base.tensors.items()}, base.tied)
         return cls(ops, base, after, {"method": method, **facts})
 
     def __add__(self, other: Plan) -> Plan:
@@ -94,11 +99,11 @@ class Plan:
         if any(self._same(entry.plan) for entry in applied):
             raise PlanError("is applied to this model already", where=self.name, fix="Undo it first")
         self.check(model, strict=strict)
-        undos = _perform(self.ops, model)
+        undos = perform(self.ops, model)
         try:
             entry = _Applied(self, undos, Fingerprint.of(model))
         except BaseException:
-            _take_back(undos, model)
+            take_back(undos, model)
             raise
         _APPLIED[model] = [*applied, entry]
         return model
@@ -122,7 +127,7 @@ class Plan:
         if changed := last.after.differences(Fingerprint.of(model)):
             what = f"the model was changed after the plan was applied ({'; '.join(changed)})"
             raise PlanError(what, where=self.name, fix="Load the original weights instead")
-        _take_back(last.undos, model)
+        take_back(last.undos, model)
         _APPLIED[model] = applied[:-1]
         return model
 
@@ -160,8 +165,14 @@ class Plan:
 
         self.check(model, strict=strict)
         rows = []
-        with trial(self.ops, model, before=lambda op: rows.append(op.row(model))):
-            return Diff(self.name, tuple(rows))
+        if apart(self.ops, model) is None:
+            with trial(self.ops, model, before=lambda op: rows.append(op.row(model))):
+                pass
+        else:
+            for op in self.ops:
+                with told(op):
+                    rows.append(op.row(model))
+        return Diff(self.name, tuple(rows))
 
     def cost(self, model: nn.Module, example: Sequence[Any] = ()) -> Cost:
         """Return parameters, bytes and, for the positional inputs ``example``, FLOPs before and after."""
@@ -211,38 +222,9 @@ _APPLIED: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
 """Plans that are applied, by model, in order."""
 
 
-@contextlib.contextmanager
-def trial(ops: Sequence[Op], model: nn.Module, before: Callable[[Op], Any] = lambda op: None) -> Iterator[None]:
-    """Apply ``ops`` for the length of a block, calling ``before`` with each; the model is then as it was."""
-    undos = _perform(ops, model, before)
-    try:
-        yield
-    finally:
-        _take_back(undos, model)
-
-
-def _perform(ops: Sequence[Op], model: nn.Module, before: Callable[[Op], Any] = lambda op: None) -> list[Undo]:
-    """Apply ``ops`` to ``model``, or none of them if one fails."""
-    undos: list[Undo] = []
-    try:
-        for op in ops:
-            try:
-                op.check(model)
-                before(op)
-                undos.append(op.apply(model))
-            except EffaceError:
-                raise
-            except Exception as error:  # of torch, or of a constructor that a file gives arguments to
-                raise PlanError(f"the edit {op.kind} failed ({error})", where=op.target) from error
-    except BaseException:
-        _take_back(undos, model)
-        raise
-    return undos
-
-
-def _take_back(undos: Sequence[Undo], model: nn.Module) -> None:
-    for undo in reversed(undos):
-        undo(model)
+def _imprint_after(op: TensorOp, tensor: Tensor) -> Imprint:
+    with told(op):
+        return Imprint.of(op.becomes(tensor))
 
 
 def _refuse_aliases(ops: Iterable[Op], base: Fingerprint) -> None:

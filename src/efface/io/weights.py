@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+_CHUNK = 1 << 22
 _WRAPPERS = ("state_dict", "params_ema", "params", "model")  # the averaged weights before the raw ones
 
 
@@ -110,7 +111,8 @@ def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
         if not all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in card["files"].values()):
             raise TypeError("its list of files has another form")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"is not a weights {path.stem} ({error})", where=path, fix="Save the folder again") from error
+        what = f"is not a weights {path.stem} ({error})"
+        raise WeightsError(what, where=path, fix="Save the folder again") from error
     return card
 
 
@@ -224,14 +226,23 @@ def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return separate
 
 
-def _refuse_nonfinite(tensors: Mapping[str, torch.Tensor], where: Path) -> None:
+def finite(tensor: torch.Tensor) -> bool:
+    """Say whether ``tensor`` holds neither NaN nor infinity, without a copy of it; on ``meta`` it holds nothing."""
     import torch
 
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return True
+    for part in tensor.detach().reshape(-1).split(_CHUNK):
+        if len(part):
+            low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
+            if not (low.isfinite() and high.isfinite()):  # NaN is both, if there is any
+                return False
+    return True
+
+
+def _refuse_nonfinite(tensors: Mapping[str, torch.Tensor], where: Path) -> None:
     for name, tensor in tensors.items():
-        if (
-            tensor.is_floating_point()
-            and not torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all()
-        ):
+        if not finite(tensor):
             fix = "The training likely diverged: take an earlier checkpoint"
             raise WeightsError(f"the tensor {name} holds NaN or infinity", where=where, fix=fix)
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
+from efface.core.ops import norm
 from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.nn.modes import mode
@@ -209,8 +210,8 @@ def quotas(densities: Mapping[str, float], sizes: Mapping[str, int], floors: Map
 
 def scale_notes(weights: Mapping[str, Tensor]) -> list[str]:
     """Say where magnitudes of different layers are hardly comparable."""
-    norms = {n: float(torch.linalg.vector_norm(w.detach(), dtype=torch.float32)) for n, w in weights.items()}
-    rms = {name: norm / weights[name].numel() ** 0.5 for name, norm in norms.items() if norm > 0}
+    sizes = {name: norm([w]) / w.numel() ** 0.5 for name, w in weights.items()}
+    rms = {name: size for name, size in sizes.items() if size > 0}
     if not rms or max(rms.values()) <= APART * min(rms.values()):
         return []
     high, low = max(rms, key=rms.__getitem__), min(rms, key=rms.__getitem__)

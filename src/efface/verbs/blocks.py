@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from efface.core.ops import Mask, Op, Replace
-from efface.core.plan import Plan, trial
+from efface.core.plan import Plan
+from efface.core.trial import trial
 from efface.errors import UsageError
 from efface.parts.data.tasks import Score, Task
 from efface.parts.nn.modes import mode

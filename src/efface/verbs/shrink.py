@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,8 @@ from efface.core.run import versions
 from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import write_json
 from efface.io.folders import atomic_folder, check_folder, free_name
-from efface.verbs.shrunk import Report, histogram, histogram_edges, layers_after
+from efface.verbs.inputs import check_inputs, drawn, require_network
+from efface.verbs.shrunk import Report, histogram, histogram_edges, layers_after, weights_after
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,10 +66,11 @@ class Shrunk:
         if model is self.opened.model:
             _ = self.model
             return
+        from efface.core.trial import edited
+
         self.plan.check(model)
-        for op in self.plan.ops:  # unlike apply, without keeping in memory what would undo it
-            op.check(model)
-            op.apply(model)
+        for _undo in edited(self.plan.ops, model):  # which apply would keep, and nobody wants for a copy on the disk
+            pass
 
 
 def shrink(
@@ -81,6 +84,7 @@ def shrink(
     exclude: Iterable[str] | None = None,
     weights: str | Path | None = None,
     example: tuple[Any, ...] = (),
+    shape: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[str], None] | None = None,
@@ -99,15 +103,17 @@ def shrink(
     data
         A task, ``"shapes"``, ``"digits"`` or a folder of labelled pictures: for methods that train or score, and to
         measure the accuracy before and after.
-    example
-        Positional inputs of the model, by which FLOPs are counted; known by itself for most folders and with ``data``.
+    example, shape
+        Positional inputs of the model, or the shape of its first one, by which FLOPs are counted. Known by themselves
+        with ``data`` and for most folders of transformers and diffusers.
     progress
         Is told what happens, a line at a time.
 
     Raises
     ------
     UsageError
-        If a name is unknown, a value out of bounds, or the method needs data and none is given.
+        If a name is unknown, a value out of bounds, the model does not take data or input, or the method needs data
+        and none is given.
     InputError
         If model or data cannot be read, or the weights hold NaN. The model is untouched after any error.
     """
@@ -120,30 +126,34 @@ def shrink(
         raise UsageError(f"{editor.name} needs data", where="data", fix=fix)
 
     from efface.core.method import Work
-    from efface.core.plan import trial
     from efface.core.trained import pick_device
+    from efface.core.trial import trial
+    from efface.parts.sparsity.prunable import prunable
 
     device, opened = pick_device(device), open_model(model, weights, seed=seed)
     net, task = opened.model, _task_for(opened, data)
-    example = example or opened.example or _example(task)
+    if example or shape is not None:
+        require_network(opened)
+        example = example or drawn(opened, task, shape, seed)
+        check_inputs(net, example, where=opened.name)
+    example = example or drawn(opened, task, None, seed)
     work = Work(seed=seed, device=device, example=example, progress=progress or (lambda line: None))
 
     score_before = _score(net, task, device)
     plan = editor.plan(net, task, work)
-    layers, cost, edges = layers_after(plan, net), plan.cost(net, example), histogram_edges(net)
-    before = histogram(net, edges)
-    with trial(plan.ops, net):
-        after, score_after = histogram(net, edges), _score(net, task, device)
+    with nullcontext() if task is None else trial(plan.ops, net):
+        score_after = _score(net, task, device)
+    edges = histogram_edges(net)
     report = Report(
         model=opened.name,
         method=editor.name,
         params=editor.params(),
         seed=seed,
-        layers=layers,
-        cost=cost,
+        layers=layers_after(plan, net),
+        cost=plan.cost(net, example),
         edges=edges,
-        before=before,
-        after=after,
+        before=histogram(prunable(net).values(), edges),
+        after=histogram(weights_after(plan, net), edges),
         data=None if task is None else task.name,
         score_before=score_before,
         score_after=score_after,
@@ -177,42 +187,13 @@ def _task_for(opened: Opened, data: Task | str | Path | None) -> Task | None:
     """Find the task, and raise :class:`UsageError` unless the model can be run on it."""
     if data is None:
         return None
-    if opened.form == "safetensors":
-        fix = "Give its network too: module:factory --weights FILE"
-        raise UsageError("a bare checkpoint holds weights alone and cannot be run on data", where=opened.name, fix=fix)
+    require_network(opened)
 
     from efface.parts.data.tasks import Task, task
 
     found = data if isinstance(data, Task) else task(data)
-    _check_fits(opened.model, found)
+    found.check(opened.model)
     return found
-
-
-def _example(task: Task | None) -> tuple[Any, ...]:
-    import torch
-
-    return () if task is None else (torch.zeros(1, *task.shape),)
-
-
-def _check_fits(net: nn.Module, task: Task) -> None:
-    """Raise :class:`UsageError` unless the model names the classes of the task's pictures."""
-    import numpy as np
-    import torch
-
-    from efface.parts.data.tasks import logits
-    from efface.parts.nn.modes import mode
-
-    pictures = task.test.take(np.arange(2))["picture"]
-    home = next((p.device for p in net.parameters()), torch.device("cpu"))
-    try:
-        with torch.inference_mode(), mode(net, training=False):
-            shape = tuple(logits(net, pictures.to(home)).shape)
-    except Exception as error:  # the model is the user's, and may raise anything
-        what = f"the model does not take pictures {task.shape}: {str(error).partition(chr(10))[0]}"
-        raise UsageError(what, where=task.name, fix="Give data of the kind that the model was trained on") from error
-    if len(shape) != 2 or shape[1] < len(task.classes):
-        what = f"the model gives {shape} for two pictures of {len(task.classes)} classes"
-        raise UsageError(what, where=task.name, fix="Give data of the kind that the model was trained on")
 
 
 def _score(net: nn.Module, task: Task | None, device: str) -> Score | None:

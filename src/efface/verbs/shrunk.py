@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,34 +65,45 @@ class Report:
 
 
 def layers_after(plan: Plan, net: nn.Module) -> tuple[Layer, ...]:
-    """Return what of each weight stays; a weight with several edits counts as the last of them leaves it."""
+    """Return what ``plan`` leaves of each weight of ``net``."""
     from efface.parts.sparsity.prunable import prunable
 
-    kept = {row.target: row.kept for row in plan.diff(net).rows}
-    weights = prunable(net)
-    return tuple(Layer(name, tuple(w.shape), w.numel(), kept.get(name, w.numel())) for name, w in weights.items())
+    masks, weights = plan.masks(), prunable(net)
+    kept = {name: int(masks[name].count_nonzero()) if name in masks else w.numel() for name, w in weights.items()}
+    return tuple(Layer(name, tuple(w.shape), w.numel(), kept[name]) for name, w in weights.items())
+
+
+def weights_after(plan: Plan, net: nn.Module) -> Iterator[Tensor]:
+    """Yield the weights of ``net`` as ``plan`` leaves them, one at a time where its edits allow that."""
+    from efface.core.trial import apart, trial
+    from efface.parts.sparsity.prunable import prunable
+
+    if (alone := apart(plan.ops, net)) is None:
+        with trial(plan.ops, net):
+            yield from prunable(net).values()
+    else:
+        for name, weight in prunable(net).items():
+            yield alone[name].becomes(weight) if name in alone else weight
 
 
 def histogram_edges(net: nn.Module) -> tuple[float, ...]:
     """Return the edges of the bins: :data:`REACH` times the root mean square of the weights of ``net`` each way."""
     import torch
 
+    from efface.core.ops import norm
     from efface.parts.sparsity.prunable import prunable
 
     weights = prunable(net).values()
-    energy = sum(float(torch.linalg.vector_norm(w.detach(), dtype=torch.float32)) ** 2 for w in weights)
-    reach = REACH * (energy / sum(w.numel() for w in weights)) ** 0.5 or 1.0
+    reach = REACH * norm(weights) / sum(w.numel() for w in weights) ** 0.5 or 1.0
     return tuple(torch.linspace(-reach, reach, BINS + 1).tolist())
 
 
-def histogram(net: nn.Module, edges: tuple[float, ...]) -> tuple[int, ...]:
-    """Count the weights that are not zero in each bin; what lies beyond falls in the outermost."""
+def histogram(weights: Iterable[Tensor], edges: tuple[float, ...]) -> tuple[int, ...]:
+    """Count the ``weights`` that are not zero in each bin; what lies beyond falls in the outermost."""
     import torch
 
-    from efface.parts.sparsity.prunable import prunable
-
-    counts: Tensor = torch.zeros(BINS)
-    for weight in prunable(net).values():
+    counts: Tensor = torch.zeros(BINS, dtype=torch.float64)
+    for weight in weights:
         for part in weight.detach().reshape(-1).split(1 << 22):
             values = part.float().cpu()
             counts += torch.histc(values[values != 0].clamp(edges[0], edges[-1]), BINS, edges[0], edges[-1])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from efface.core.models import Opened, open_model
@@ -16,10 +15,9 @@ from efface.core.plan import Plan
 from efface.core.planfile import FILES
 from efface.core.trained import pick_device
 from efface.errors import UsageError
-from efface.parts.data.tasks import Score, Task, logits
+from efface.parts.data.tasks import Score, Task
 from efface.parts.data.tasks import task as find_task
-from efface.parts.nn.modes import mode
-from efface.seeds import torch_generator
+from efface.verbs.inputs import check_inputs, drawn, require_network
 from efface.verbs.shrink import PLAN
 
 Progress = Callable[[float, str], None]
@@ -76,26 +74,20 @@ def subject(
         If the plan is for another model.
     """
     device, opened = pick_device(device), open_model(model, weights, seed=seed)
-    if opened.form == "safetensors":
-        fix = "Give its network too: module:factory --weights FILE"
-        raise UsageError("a bare checkpoint holds weights alone and cannot be run", where=opened.name, fix=fix)
+    require_network(opened)
     task = find_task(data) if isinstance(data, str | Path) else data
     net = (copy.deepcopy(opened.model) if opened.form == "module" else opened.model).to(device)
     plan = load_plan(plan) if isinstance(plan, str | Path) else plan
     if plan is not None:
         plan.check(net)
-    inputs = example or _drawn(opened, task, shape, seed)
+    inputs = example or drawn(opened, task, shape, seed)
+    if not inputs:
+        fix = "Give the shape of one, --input 1x3x224x224, or data"
+        raise UsageError("what the model takes is not known", where=opened.name, fix=fix)
     inputs = tuple(value.to(device) if isinstance(value, Tensor) else value for value in inputs)
-    try:
-        with torch.inference_mode(), mode(net, training=False):
-            net(*inputs)
-            answers = None if task is None else logits(net, torch.zeros(2, *task.shape, device=device)).shape
-    except Exception as error:  # the model is the user's, and may raise anything
-        what = f"the model does not take the input: {str(error).partition(chr(10))[0]}"
-        raise UsageError(what, where=opened.name, fix="Give the shape that it takes: --input 1x3x224x224") from error
-    if task is not None and answers is not None and (len(answers) != 2 or answers[1] < len(task.classes)):
-        what = f"the model gives {tuple(answers)} for two pictures of {len(task.classes)} classes"
-        raise UsageError(what, where=task.name, fix="Give data of the kind that the model was trained on")
+    check_inputs(net, inputs, where=opened.name)
+    if task is not None:
+        task.check(net)
     return Subject(opened, net, plan, task, inputs, device)
 
 
@@ -103,25 +95,3 @@ def load_plan(folder: str | Path) -> Plan:
     """Load the plan in ``folder``, or in the folder that ``efface shrink`` wrote."""
     folder = Path(folder)
     return Plan.load(folder / PLAN if (folder / PLAN / FILES[1]).is_file() else folder)
-
-
-def _drawn(opened: Opened, task: Task | None, shape: Sequence[int] | None, seed: int) -> tuple[Any, ...]:
-    """Return random inputs of the shapes that are known, the first of ``shape`` where that is given."""
-    known = opened.example if task is None else (torch.zeros(1, *task.shape),)
-    dtype = next((p.dtype for p in opened.model.parameters() if p.is_floating_point()), torch.float32)
-    if shape is not None:
-        known = (torch.zeros(*shape, dtype=known[0].dtype if known else dtype), *known[1:])
-    if not known:
-        fix = "Give the shape of one, --input 1x3x224x224, or data"
-        raise UsageError("what the model takes is not known", where=opened.name, fix=fix)
-    words = getattr(getattr(opened.model, "config", None), "vocab_size", 2)
-    generator = torch_generator(seed, "inputs")
-
-    def fill(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.is_floating_point():
-            return torch.randn(value.shape, generator=generator).to(value.dtype)
-        return torch.randint(words, value.shape, generator=generator)
-
-    return tuple(map(fill, known))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json, parse_numbers
+from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Input, Json, Weights, parse_shape
 from efface.errors import UsageError
 
 FIGURES = "bench.json"
@@ -43,18 +43,11 @@ def bench_(
         list[str] | None,
         Parameter(group=WHAT, metavar="GLOB", help="Export or look at these weights only. May be repeated."),
     ] = None,
-    weights: Annotated[
-        Path | None, Parameter(group=HOW, help="Weights of module:factory: safetensors file or weights folder.")
-    ] = None,
+    weights: Weights = None,
     data: Annotated[
         str | None, Parameter(group=HOW, help="What to score on: digits, shapes, or a folder of labelled pictures.")
     ] = None,
-    input_: Annotated[
-        str | None,
-        Parameter(
-            name="--input", group=HOW, metavar="NxCxHxW", help="Shape of an input: 1x3x224x224, or 1x128 tokens."
-        ),
-    ] = None,
+    input_: Input = None,
     seed: Annotated[int, Parameter(group=HOW, help="Seed of the input and of a factory's weights.")] = 0,
     device: Device = "auto",
     threads: Annotated[int | None, Parameter(group=WORK, help="Threads of the CPU. Default: all cores.")] = None,
@@ -93,7 +86,7 @@ def bench_(
     from efface.verbs.shrink import PLAN
     from efface.verbs.subject import subject
 
-    what = subject(model, plan, weights=weights, data=data, shape=_shape(input_), seed=seed, device=device)
+    what = subject(model, plan, weights=weights, data=data, shape=parse_shape(input_), seed=seed, device=device)
     globs = include or ["*"]
     found = exported = times = None
     with using(threads), _bar(shown=not json and sys.stderr.isatty()) as progress:
@@ -135,14 +128,6 @@ def bench_(
             print(f"Report: {folder / bench_report.PAGE}")
         if exported and exported.replaced:
             print(f"New plan: {folder / PLAN}")
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    """Read a shape, ``1x3x224x224`` or with commas."""
-    shape = None if text is None else parse_numbers(text.replace("x", ","))
-    if shape is not None and min(shape) < 1:
-        raise UsageError(f"{text!r} is not a shape", where="input", fix="Write it as 1x3x224x224")
-    return shape
 
 
 @contextlib.contextmanager

@@ -8,8 +8,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from efface.app.commands.convert import _setting
-from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json
+from efface.app.options import (
+    HOW,
+    OUTPUT,
+    WHAT,
+    WORK,
+    Device,
+    Input,
+    Json,
+    Settings,
+    Weights,
+    parse_settings,
+    parse_shape,
+)  # fmt: skip
 
 
 def shrink_(
@@ -34,23 +45,13 @@ def shrink_(
         list[str] | None, Parameter(group=WHAT, metavar="GLOB", help="Leave these weights alone. May be repeated.")
     ] = None,
     method: Annotated[str, Parameter(group=HOW, help="Method to use; see `efface list`.")] = "global-mp",
-    set_: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--set", group=HOW, metavar="NAME=VALUE", help="Hyper-parameter of the method. May be repeated."
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None, Parameter(group=HOW, help="Weights of module:factory: safetensors file or weights folder.")
-    ] = None,
+    set_: Settings = None,
+    weights: Weights = None,
     data: Annotated[
         str | None,
         Parameter(group=HOW, help="What to train and measure on: digits, shapes, or a folder of labelled pictures."),
     ] = None,
-    example: Annotated[
-        str | None,
-        Parameter(group=HOW, metavar="N,C,H,W", help="Shape of an input, by which FLOPs are counted: 1,3,224,224."),
-    ] = None,
+    input_: Input = None,
     seed: Annotated[int, Parameter(group=HOW, help="Seed of every random draw.")] = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, Parameter(group=WORK, help="Write nothing: show what would go from each layer.")] = False,
@@ -66,7 +67,6 @@ def shrink_(
 ) -> None:
     """Take weights out of a model, and print what went and where the result is."""
     from efface.app import shrink_report
-    from efface.app.options import parse_numbers
     from efface.app.show import print_json, print_rich
     from efface.extras import need
     from efface.io.folders import check_folder
@@ -81,11 +81,11 @@ def shrink_(
         method=method,
         sparsity=sparsity,
         data=data,
-        params=dict(map(_setting, set_ or ())),
+        params=parse_settings(set_),
         include=include,
         exclude=exclude,
         weights=weights,
-        example=() if example is None else (_zeros(parse_numbers(example)),),
+        shape=parse_shape(input_),
         seed=seed,
         device=device,
         progress=lambda line: print(line, file=sys.stderr),
@@ -101,9 +101,3 @@ def shrink_(
         print(line)
     if folder is not None:
         print(f"Shrunk model: {folder}" + (f"\nReport: {page}" if page else ""))
-
-
-def _zeros(shape: tuple[int, ...]) -> object:
-    import torch
-
-    return torch.zeros(shape)

@@ -9,8 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from efface.core.ops.op import ANOTHER, Op, Row, Undo, check_shape, norm, tensor_at
+from efface.core.ops.op import ANOTHER, TensorOp, Undo, check_shape, tensor_at
 from efface.errors import PlanError
+from efface.io.weights import finite
 from efface.parts.sparsity.bits import pack, unpack
 
 FORMS = {"add": ("dense",), "low-rank": ("up", "down"), "set": ("values",), "set-kept": ("keep", "values")}
@@ -18,7 +19,7 @@ FORMS = {"add": ("dense",), "low-rank": ("up", "down"), "set": ("values",), "set
 
 
 @dataclass(frozen=True, eq=False)
-class Delta(Op):
+class Delta(TensorOp):
     """Change the values of a parameter or buffer; made by :meth:`add`, :meth:`low_rank` or :meth:`set`.
 
     What undoes it holds the tensor as it was, since no addition in floating point can be taken back bit by bit.
@@ -33,7 +34,7 @@ class Delta(Op):
         if self.given.keys() != set(FORMS.get(self.form, ())):
             raise PlanError(f"there is no delta {self.form!r} of {', '.join(self.given)}", where=self.target)
         for name, tensor in self.given.items():
-            if not torch.isfinite(tensor).all():
+            if not finite(tensor):
                 raise PlanError(f"{name} of the delta holds NaN or infinity", where=self.target)
 
     @classmethod
@@ -73,19 +74,33 @@ class Delta(Op):
             what = f"the edit holds {values.dtype} and the model {tensor.dtype}"
             raise PlanError(what, where=self.target, fix=ANOTHER)
 
-    def row(self, model: nn.Module) -> Row:
-        """Measure how far the tensor would move."""
-        tensor = tensor_at(model, self.target).detach()
-        kept = int(self.given["keep"].count_nonzero()) if "keep" in self.given else tensor.numel()
-        away = norm([self._result(tensor).float() - tensor.float()])
-        return Row(self.target, f"{self.kind} {self.form}", tuple(tensor.shape), tensor.numel(), kept, away)
+    @property
+    def label(self) -> str:
+        """The edit and its form."""
+        return f"{self.kind} {self.form}"
+
+    @torch.no_grad()
+    def becomes(self, tensor: Tensor) -> Tensor:
+        """Return the values afterwards. Additions are computed in at least float32 and then rounded."""
+        given = {name: value.to(tensor.device) for name, value in self.given.items()}
+        wide = torch.promote_types(tensor.dtype, torch.float32)
+        match self.form:
+            case "add":
+                return (tensor.to(wide) + given["dense"].to(wide)).to(tensor.dtype)
+            case "low-rank":
+                change = given["up"].flatten(1).to(wide) @ given["down"].flatten(1).to(wide)
+                return (tensor.to(wide) + self.scale * change.view(tensor.shape)).to(tensor.dtype)
+            case "set-kept":
+                return torch.zeros_like(tensor).masked_scatter(given["keep"], given["values"])
+            case _:
+                return given["values"]
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> Undo:
         """Change the values in place."""
         tensor = tensor_at(model, self.target)
-        new, before = self._result(tensor), tensor.detach().clone()
-        tensor.copy_(new)
+        before = tensor.detach().clone()
+        tensor.copy_(self.becomes(before))
 
         @torch.no_grad()
         def undo(model: nn.Module) -> None:
@@ -119,21 +134,6 @@ class Delta(Op):
             if given["values"].shape != (int(given["keep"].count_nonzero()),):
                 raise ValueError("the mask keeps another number of values than there are")
         return cls(target, values["form"], given, float(values.get("scale", 1.0)))
-
-    def _result(self, old: Tensor) -> Tensor:
-        """Return the tensor that ``old`` becomes. Additions are computed in at least float32 and then rounded."""
-        given = {name: tensor.to(old.device) for name, tensor in self.given.items()}
-        wide = torch.promote_types(old.dtype, torch.float32)
-        match self.form:
-            case "add":
-                return (old.to(wide) + given["dense"].to(wide)).to(old.dtype)
-            case "low-rank":
-                change = given["up"].flatten(1).to(wide) @ given["down"].flatten(1).to(wide)
-                return (old.to(wide) + self.scale * change.view(old.shape)).to(old.dtype)
-            case "set-kept":
-                return torch.zeros_like(old).masked_scatter(given["keep"], given["values"])
-            case _:
-                return given["values"]
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from efface.core.ops.op import Op, Row, Undo, check_shape, norm, tensor_at
+from efface.core.ops.op import TensorOp, Undo, check_shape, tensor_at
 from efface.errors import PlanError
 from efface.parts.sparsity.bits import pack, unpack
 
 
 @dataclass(frozen=True, eq=False)
-class Mask(Op):
+class Mask(TensorOp):
     """Set the weights of a tensor that are not kept to zero. ``keep`` is bool, of the tensor's shape, true = stays.
 
     It takes 1 byte a weight in memory and 1 bit on disk; what undoes it holds the removed weights only.
@@ -33,12 +33,10 @@ class Mask(Op):
         """Raise :class:`PlanError` unless there is such a tensor, of the mask's shape."""
         check_shape(self.target, self.keep.shape, tensor_at(model, self.target))
 
-    def row(self, model: nn.Module) -> Row:
-        """Count the weights kept, and measure those that would go."""
-        tensor = tensor_at(model, self.target)
-        gone = tensor.detach().masked_fill(self.keep.to(tensor.device), 0)
-        kept = int(self.keep.count_nonzero())
-        return Row(self.target, self.kind, tuple(tensor.shape), tensor.numel(), kept, norm([gone]))
+    @torch.no_grad()
+    def becomes(self, tensor: Tensor) -> Tensor:
+        """Return the tensor with zeros for what is not kept."""
+        return _bits(tensor).masked_fill(~self.keep.to(tensor.device), 0).view(tensor.dtype)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> Undo:
@@ -47,13 +45,13 @@ class Mask(Op):
         if tensor.is_meta:
             return lambda model: None
         gone = ~self.keep.to(tensor.device)
-        removed = tensor.masked_select(gone)
-        tensor.masked_fill_(gone, 0)
+        removed = _bits(tensor).masked_select(gone)
+        _bits(tensor).masked_fill_(gone, 0)
 
         @torch.no_grad()
         def undo(model: nn.Module) -> None:
             tensor = tensor_at(model, self.target)
-            tensor.masked_scatter_(~self.keep.to(tensor.device), removed.to(tensor.device))
+            _bits(tensor).masked_scatter_(~self.keep.to(tensor.device), removed.to(tensor.device))
 
         return undo
 
@@ -76,3 +74,8 @@ class Mask(Op):
         if int(keep.count_nonzero()) != values["kept"]:
             raise ValueError("the mask keeps another number of weights than it says")
         return cls(target, keep)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return ``tensor``, float8 as bytes, since torch masks no float8; byte 0 is the number 0."""
+    return tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor

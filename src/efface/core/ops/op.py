@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -15,6 +15,8 @@ from efface.errors import PlanError, UnknownNameError
 Undo = Callable[[nn.Module], None]
 """Puts back, bit by bit, what an edit took from the model."""
 ANOTHER = "Take the model that the plan was made for"
+CHUNK = 1 << 22
+"""Values that are measured at once."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,28 @@ class Op(ABC):
         """Make the edit from its stored form, which may be damaged: anything but an edit that can be raises."""
 
 
+@dataclass(frozen=True, eq=False)
+class TensorOp(Op):
+    """An edit of the values of one parameter or buffer."""
+
+    @property
+    def label(self) -> str:
+        """The edit in one or two words."""
+        return self.kind
+
+    @abstractmethod
+    def becomes(self, tensor: Tensor) -> Tensor:
+        """Return the values that the target has after the edit, given those before, which stay."""
+
+    def row(self, model: nn.Module) -> Row:
+        """Count the weights that may live, and measure how far the tensor would move."""
+        tensor, alive = tensor_at(model, self.target).detach(), self.alive(None)
+        kept = tensor.numel() if alive is None else int(alive.count_nonzero())
+        parts = zip(_parts(tensor), _parts(self.becomes(tensor)), strict=True)
+        away = norm(new - old for old, new in parts)
+        return Row(self.target, self.label, tuple(tensor.shape), tensor.numel(), kept, away)
+
+
 def tensor_at(model: nn.Module, target: str) -> Tensor:
     """Return the parameter or buffer called ``target``, or raise :class:`PlanError` with a suggestion."""
     path, _, name = target.rpartition(".")
@@ -126,9 +150,16 @@ def check_shape(target: str, given: Iterable[int], tensor: Tensor) -> None:
 
 def norm(tensors: Iterable[Tensor]) -> float:
     """Return the L2 norm over all ``tensors``, NaN where they have no content (device ``meta``)."""
-    real = (t.detach() if t.is_floating_point() else t.detach().float() for t in tensors)
-    squares = [torch.linalg.vector_norm(t, dtype=torch.float64).square() for t in real]
+    parts = (part for tensor in tensors for part in _parts(tensor.detach()))
+    squares = [torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in parts]
     return float("nan") if any(s.is_meta for s in squares) else float(sum(map(float, squares)) ** 0.5)
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield ``tensor`` in parts that are small, and in float32 at least, which torch can reckon with."""
+    exact = tensor.dtype == torch.float64 or tensor.dtype.is_complex
+    for part in tensor.reshape(-1).split(CHUNK):
+        yield part if exact else part.float()
 
 
 def _unknown(kind: str, target: str, known: Iterable[str]) -> PlanError:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efface.core.ops.op import Op, Row, Undo, module_at, norm, swap
 from efface.errors import EffaceError, PlanError
+from efface.io.weights import finite
 
 PARTS = "efface.parts."
 
@@ -45,7 +46,7 @@ class Replace(Op):
             same = False
         if not same:
             raise PlanError(f"the arguments of {self.cls} do not survive JSON", where=self.target)
-        if any(tensor.is_floating_point() and not torch.isfinite(tensor).all() for tensor in self.state.values()):
+        if not all(map(finite, self.state.values())):
             raise PlanError(f"a tensor of {self.cls} holds NaN or infinity", where=self.target)
 
     def check(self, model: nn.Module) -> None:

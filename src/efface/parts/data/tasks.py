@@ -84,7 +84,9 @@ class Examples:
         assert self.std is not None
         full = _full_scale(pictures)
         mean, scale = (torch.from_numpy(v)[:, None, None] for v in (full * self.mean, 1 / (full * self.std)))
-        x = torch.from_numpy(pictures).to(torch.float32, memory_format=torch.channels_last)  # convolutions are faster so
+        x = torch.from_numpy(pictures).to(
+            torch.float32, memory_format=torch.channels_last
+        )  # convolutions are faster so
         return {"picture": x.sub_(mean).mul_(scale), "label": torch.from_numpy(labels)}
 
 
@@ -139,6 +141,20 @@ class Task:
         if len(names) < known:
             raise DataError(f"has labels up to {known - 1}, but {len(names)} classes", where=name, fix="Name each one")
         return _task(name, (*held, given[1]), names, augment=augment, smoothing=smoothing)
+
+    def check(self, net: nn.Module) -> None:
+        """Raise :class:`UsageError` unless ``net`` takes the pictures, and gives a logit for each class at least."""
+        fix = "Give data of the kind that the model was trained on"
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        try:
+            with torch.inference_mode(), mode(net, training=False):
+                shape = tuple(logits(net, self.test.take(np.arange(2))["picture"].to(device)).shape)
+        except Exception as error:  # the model is the user's, and may raise anything
+            what = f"the model does not take pictures {self.shape}: {str(error).partition(chr(10))[0]}"
+            raise UsageError(what, where=self.name, fix=fix) from error
+        if len(shape) != 2 or shape[1] < len(self.classes):
+            what = f"the model gives {shape} for two pictures of {len(self.classes)} classes"
+            raise UsageError(what, where=self.name, fix=fix)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross-entropy of ``net`` on ``batch``, with the task's label smoothing."""
