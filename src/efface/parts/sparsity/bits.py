@@ -18,6 +18,6 @@ def pack(mask: Tensor) -> Tensor:
 def unpack(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the bool mask (shape) that ``bits`` were packed from; raise ValueError where they do not fit ``shape``."""
     count = prod(shape)
-    if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),):
+    if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),) or any(size < 0 for size in shape):
         raise ValueError("its bits do not fit its shape")
-    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).view(bool)).view(*shape)
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).view(bool)).view(tuple(shape))

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from efface.errors import EffaceError, PlanError, UsageError, WeightsError
 from efface.io.atomic import atomic_write
 from efface.io.weights import refuse_pickle
+from efface.parts.sparsity.bits import pack, unpack
 from efface.parts.sparsity.prunable import prunable, tied
 from efface.seeds import torch_generator
 
@@ -131,17 +131,17 @@ class MaskSet(Mapping[str, Tensor]):
         digest = hashlib.sha256()
         for name in sorted(self):
             digest.update(f"{name}{list(self[name].shape)}".encode())
-            digest.update(_pack(self[name]).tobytes())
+            digest.update(pack(self[name]).numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the set to ``path`` as safetensors, 1 bit a weight; raise :class:`OutputError` if that fails."""
-        from safetensors.numpy import save
+        from safetensors.torch import save
 
         shapes = {name: list(mask.shape) for name, mask in self.items()}
         facts = {"form": _FORM, "shapes": json.dumps(shapes), "aliases": json.dumps(self.aliases)}
         with atomic_write(path, overwrite=overwrite) as temporary:
-            temporary.write_bytes(save({name: _pack(mask) for name, mask in self.items()}, facts))
+            temporary.write_bytes(save({name: pack(mask) for name, mask in self.items()}, facts))
 
     @classmethod
     def load(cls, path: Path | str) -> MaskSet:
@@ -150,14 +150,14 @@ class MaskSet(Mapping[str, Tensor]):
 
         refuse_pickle(Path(path))
         try:
-            with safe_open(path, "np") as file:
+            with safe_open(path, "pt") as file:
                 facts = file.metadata() or {}
                 if facts.get("form") != _FORM:
                     raise ValueError("it says it is something else, or of a newer version")
                 shapes, aliases = json.loads(facts["shapes"]), json.loads(facts["aliases"])
                 if sorted(shapes) != sorted(file.keys()):
                     raise ValueError("its masks are not those it lists")
-                return cls({name: _unpack(file.get_tensor(name), shape) for name, shape in shapes.items()}, aliases)
+                return cls({name: unpack(file.get_tensor(name), shape) for name, shape in shapes.items()}, aliases)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             fix = "Name a file that MaskSet.save wrote"
             raise WeightsError(f"does not hold masks ({error})", where=path, fix=fix) from error
@@ -243,14 +243,3 @@ def _zero(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     bits = [tensor.detach().view(_INTEGERS[tensor.element_size()]) for tensor, _ in pairs]
     if bits:
         torch._foreach_mul_(bits, [mask for _, mask in pairs])
-
-
-def _pack(mask: Tensor) -> np.ndarray:
-    return np.packbits(mask.detach().cpu().contiguous().view(-1).numpy())
-
-
-def _unpack(bits: np.ndarray, shape: Sequence[int]) -> Tensor:
-    count = int(np.prod(shape, dtype=np.int64))
-    if bits.dtype != np.uint8 or bits.shape != ((count + 7) // 8,):
-        raise ValueError("its bits do not fit its shapes")
-    return torch.from_numpy(np.unpackbits(bits, count=count).view(bool).reshape(shape))
