@@ -7,7 +7,8 @@ from tickets import task
 from efface.core.method import Work
 from efface.errors import UsageError
 from efface.networks import granet
-from efface.networks.granet import GraNet, Plasticity, Wound, plasticity
+from efface.networks.granet import GraNet, plasticity
+from efface.parts.metrics.plasticity import Plasticity, Wound
 from efface.parts.nn.classifiers import mlp
 from efface.parts.sparsity.masks import MaskSet
 from efface.parts.sparsity.prunable import prunable
