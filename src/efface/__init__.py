@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from efface.verbs.convert import convert
     from efface.verbs.find import describe, find, get
     from efface.verbs.fit import fit
+    from efface.verbs.inspect import Inspection, inspect
     from efface.verbs.rules import Rules
     from efface.verbs.score import score
     from efface.verbs.sensitivity import Sensitivity, sensitivity
@@ -29,6 +30,7 @@ __all__ = [
     "Cleaned",
     "EffaceError",
     "Exported",
+    "Inspection",
     "Plan",
     "Rules",
     "Sensitivity",
@@ -45,6 +47,7 @@ __all__ = [
     "find",
     "fit",
     "get",
+    "inspect",
     "score",
     "sensitivity",
     "shrink",
@@ -56,6 +59,7 @@ HOMES = {
     "Cleaned": "efface.verbs.clean",
     "EffaceError": "efface.errors",
     "Exported": "efface.verbs.blocks",
+    "Inspection": "efface.verbs.inspect",
     "Plan": "efface.core.plan",
     "Rules": "efface.verbs.rules",
     "Sensitivity": "efface.verbs.sensitivity",
@@ -71,6 +75,7 @@ HOMES = {
     "find": "efface.verbs.find",
     "fit": "efface.verbs.fit",
     "get": "efface.verbs.find",
+    "inspect": "efface.verbs.inspect",
     "score": "efface.verbs.score",
     "sensitivity": "efface.verbs.sensitivity",
     "shrink": "efface.verbs.shrink",

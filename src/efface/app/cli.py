@@ -26,6 +26,11 @@ COMMANDS = {
         "which can be undone. Files stay as they are.",
         "efface shrink model.safetensors --sparsity 0.8 --dry-run",
     ),
+    "inspect": (
+        "Say which channels of a network can go.\n\nGroups that go together, what is frozen and why, parameters and "
+        "FLOPs of each group, and a picture of them. The model stays as it is.",
+        "efface inspect nets.small:build --input 1x3x224x224 -o graph.svg",
+    ),
     "bench": (
         "Measure what a plan gains.\n\nTime of each layer and of the whole beside the original, bytes, accuracy; how "
         "much of each layer is safe to take; and forms of sparse layers that are really quicker on this machine.",
