@@ -91,7 +91,10 @@ def _stem(recipe: str | Path | Recipe) -> str:
 
 
 def _method(recipe: Recipe) -> Network:
-    method = get(recipe.method).from_params(recipe.params)
+    from efface.training.worlds import NETWORKS
+
+    kind = NETWORKS.get(recipe.method) or get(recipe.method)
+    method = kind.from_params(recipe.params)
     if not isinstance(method, Network):
         raise UsageError("is not a network that can be trained", where=recipe.method)
     return method

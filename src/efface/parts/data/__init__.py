@@ -12,9 +12,12 @@ from efface.errors import DataError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from efface.parts.data.boxed import BoxedPictures, HiddenStyle
     from efface.parts.data.erase_text import EraseText
+    from efface.parts.data.world import Captioned, Judged, World
+
+    Source = EraseText | BoxedPictures | HiddenStyle | World | Judged | Captioned
 
 
-def source(name: str, **options: Any) -> EraseText | BoxedPictures | HiddenStyle:
+def source(name: str, **options: Any) -> Source:
     """Build the data source called ``name`` from the options of a recipe; a wrong one is a :class:`UsageError`."""
     if name not in SOURCES:
         raise UnknownNameError("data source", name, SOURCES)
@@ -97,7 +100,31 @@ def _faces(fonts: str | Path | list[str | Path] | None) -> list[Path]:
     return found
 
 
-SOURCES: dict[str, Callable[..., EraseText | BoxedPictures | HiddenStyle]] = {
+def world() -> World:
+    """Return scenes of the procedural world, drawn anew for every batch."""
+    from efface.parts.data.world import World
+
+    return World()
+
+
+def world_judged(autoencoder: str | Path) -> Judged:
+    """Return what a judge of the world learns from; ``autoencoder`` is the folder of its weights."""
+    from efface.parts.data.world import Judged
+
+    return Judged(autoencoder)
+
+
+def world_captioned(autoencoder: str | Path, scenes: int = 16384) -> Captioned:
+    """Return captioned latents of ``scenes`` scenes; ``autoencoder`` is the folder of its weights."""
+    from efface.parts.data.world import Captioned
+
+    return Captioned(autoencoder, scenes)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
     "erase-text": erase_text,
     "boxed-text": boxed_text,
+    "world": world,
+    "world-judged": world_judged,
+    "world-captioned": world_captioned,
 }

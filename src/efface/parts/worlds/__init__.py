@@ -1,0 +1,1 @@
+"""A procedural world of captioned pictures, its judge, and a tiny text-to-image pipeline that draws it."""
