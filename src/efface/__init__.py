@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from efface.verbs.fit import fit
     from efface.verbs.inspect import Inspection, inspect
     from efface.verbs.rules import Rules
+    from efface.verbs.sample import sample
     from efface.verbs.score import score
     from efface.verbs.sensitivity import Sensitivity, sensitivity
     from efface.verbs.shrink import Shrunk, shrink
@@ -48,6 +49,7 @@ __all__ = [
     "fit",
     "get",
     "inspect",
+    "sample",
     "score",
     "sensitivity",
     "shrink",
@@ -76,6 +78,7 @@ HOMES = {
     "fit": "efface.verbs.fit",
     "get": "efface.verbs.find",
     "inspect": "efface.verbs.inspect",
+    "sample": "efface.verbs.sample",
     "score": "efface.verbs.score",
     "sensitivity": "efface.verbs.sensitivity",
     "shrink": "efface.verbs.shrink",

@@ -36,6 +36,11 @@ COMMANDS = {
         "much of each layer is safe to take; and forms of sparse layers that are really quicker on this machine.",
         "efface bench nets.small:build net_shrunk --input 1x3x32x32 --export column-blocks -o quick/",
     ),
+    "sample": (
+        "Draw pictures from a prompt.\n\nWith a text-to-image pipeline of diffusers, or with the tiny one that comes "
+        "with the package. Needs the extra `diffusion`.",
+        'efface sample tiny "a striped red circle on white" --grid 9 -o circles.png',
+    ),
     "serve": (
         "Erase in the browser.\n\nServes a page to this machine alone: drop pictures, choose what goes, compare, and "
         "download. Needs the extra `web`.",

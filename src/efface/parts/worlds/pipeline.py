@@ -111,10 +111,9 @@ def load_pipeline(folder: str | Path = SHIPPED, **options: Any) -> Any:
     if not (Path(folder) / "model_index.json").is_file():
         fix = "Give a folder that holds model_index.json"
         raise WeightsError("holds no pipeline of diffusers", where=folder, fix=fix)
-    options = {"torch_dtype": torch.float32} | options
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(torch.float32)
 
 
 def load_autoencoder(folder: str | Path) -> Any:
