@@ -132,7 +132,7 @@ class TestRules:
             densities("erk", RESNET, 0.5, fixed={"fc.weight": density})
 
     def test_refuse_what_cannot_be(self):
-        with pytest.raises(UnknownNameError, match="Did you mean .*erk"):
+        with pytest.raises(UnknownNameError, match=r"Did you mean .*erk"):
             densities("ekr", RESNET, 0.5)
         with pytest.raises(UnknownNameError, match=r"Did you mean fc\.weight"):
             densities("erk", RESNET, 0.5, fixed={"fc.wieght": 0.5})

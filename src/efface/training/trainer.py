@@ -53,7 +53,7 @@ class Trainable(Protocol):
         """Return the network to train: a new one, or one that somebody gave."""
         ...
 
-    def prepare(self, net: torch.nn.Module, batch: Batch, step: Step) -> Batch:
+    def prepare(self, net: Any, batch: Batch, step: Step) -> Batch:
         """Change a batch just before the losses see it."""
         ...
 

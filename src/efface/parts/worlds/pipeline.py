@@ -80,7 +80,8 @@ def autoencoder(widths: tuple[int, ...] = (16, 32, 64)) -> Any:
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.orthogonal_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     _silence_branches(vae)
     nn.init.zeros_(vae.quant_conv.weight[LATENTS:])
     nn.init.constant_(vae.quant_conv.bias[LATENTS:], -6.0)  # logarithm of the variance
