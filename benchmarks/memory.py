@@ -5,8 +5,8 @@
 
 The first finds and takes away text that was drawn in many places of one huge picture, and fails where the process's
 peak is above 1.2 times the bound. The second measures the constants in verbs/clean.py and on the cards, on pictures
-that are masked all over: what a process takes that sees hardly any pixels, and what each more that the network sees at once
-adds. Without weights an untrained network of full size is measured, which takes as much.
+that are masked all over: what a process takes that sees hardly any pixels, and what each more that the network sees
+at once adds. Without weights an untrained network of full size is measured, which takes as much.
 """
 
 from __future__ import annotations
