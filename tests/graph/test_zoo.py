@@ -9,15 +9,13 @@ from efface.core.removal import plan_removal
 from efface.parts.graph import ChannelGraph, channel_graph, keep_best
 from efface.seeds import numpy_generator
 
-REFUSED = {"encoder": 2, "t5": 0}
+REFUSED = {"encoder": 2}
 """Groups that the code of a network does not let go: nn.MultiheadAttention has heads as wide as its input."""
 FREE = {"resnet": 6, "padded resnet": 4, "bottlenecks": 7, "vgg": 4, "dense": 4, "inverted residual": 3, "resnext": 3,
         "shuffle": 3, "super-resolution": 4, "shared": 2, "einsum": 1, "encoder": 4}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [*zoo.OWN, *(pytest.param(n, marks=pytest.mark.slow) if n in zoo.SLOW else n for n in zoo.TAKEN)]
-)
+@pytest.mark.parametrize("name", [*zoo.OWN, *zoo.TAKEN])
 def test_removal_equals_zeroing(name: str) -> None:
     torch.manual_seed(0)
     case = (zoo.OWN | zoo.TAKEN)[name]()

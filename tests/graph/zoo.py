@@ -317,5 +317,3 @@ TAKEN: dict[str, Callable[[], Case]] = {
     for f in (unet, conditional_unet, autoencoder, dit, transformer_2d, vit, clip_vision, clip_text, llama, qwen2,
               qwen3, gpt2, bert, t5, convnext, swin, mobilenet)
 }  # fmt: skip
-SLOW: set[str] = set()
-"""Those that take more than a second."""
