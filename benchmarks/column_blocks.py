@@ -15,7 +15,7 @@ from torch import nn
 
 from efface.io.atomic import write_json
 from efface.parts.sparsity.blocks import choose
-from efface.parts.sparsity.project import BLOCK, project
+from efface.parts.sparsity.project import BLOCK, columns_near, project
 
 SPARSITIES = (0.5, 0.75, 0.9)
 LINEAR = ((1024, 1024, 1), (1024, 1024, 64), (1024, 4096, 64), (2048, 2048, 256))
@@ -61,7 +61,7 @@ def main() -> None:
             rows[name] = {}
             for sparsity in SPARSITIES:
                 scores = layer.weight.detach().float().square()  # type: ignore[operator, union-attr]
-                kept = round(scores.shape[1] * (1 - sparsity))
+                kept = columns_near(scores.shape[1], 1 - sparsity)
                 choice = choose(layer, x, project(scores, kept, given.block), seconds=given.seconds)
                 rows[name] |= {f"{sparsity}": choice.speedup, "dense, ms": 1e3 * choice.timings["dense"].low}
                 rows[name][f"{sparsity}, form"] = choice.form  # type: ignore[assignment]

@@ -12,7 +12,7 @@ from torch import nn
 from efface.errors import UsageError
 from efface.parts.sparsity import blocks
 from efface.parts.sparsity.blocks import ColumnBlockConv2d, ColumnBlockLinear, choose, convertible, from_dense
-from efface.parts.sparsity.project import blocks_of, coverage, pattern_mask, project
+from efface.parts.sparsity.project import blocks_of, columns_near, coverage, pattern_mask, project
 from efface.parts.timing import Timing
 
 CONVS = [
@@ -188,3 +188,11 @@ def test_the_quickest_form_is_chosen_and_dense_stays_without_a_clear_gain(monkey
     assert (choice.module is None) == (form == "dense")
     assert choice.speedup == seconds["dense"] / seconds[form]
     assert layer.training
+
+
+@pytest.mark.parametrize(
+    ("columns", "share", "kept"),
+    [(1024, 0.1, 96), (1024, 0.25, 256), (64, 1.0, 64), (72, 1.0, 72), (40, 0.3, 16), (20, 0.2, 4), (9, 0.01, 1)],
+)
+def test_as_many_columns_are_kept_as_products_are_quick_with(columns, share, kept):
+    assert columns_near(columns, share) == kept

@@ -18,7 +18,7 @@ from efface.errors import UsageError
 from efface.parts.data.tasks import Score, Task
 from efface.parts.nn.modes import mode
 from efface.parts.sparsity.blocks import Choice, choose, convertible, from_dense
-from efface.parts.sparsity.project import BLOCK, coverage, pattern_mask, project
+from efface.parts.sparsity.project import BLOCK, columns_near, coverage, pattern_mask, project
 from efface.parts.sparsity.prunable import prunable, tied
 from efface.parts.timing import using
 from efface.verbs.subject import Progress, Subject, quiet, subject
@@ -208,7 +208,7 @@ def _pattern(layer: nn.Module, mask: Tensor, columns: float | None, block: int) 
     """Return the columns that hold most of the squared weights that ``mask`` keeps."""
     weight = layer.get_parameter("weight").detach()
     share = columns if columns is not None else float(mask.float().mean())
-    kept = min(weight.shape[1], max(1, round(share * weight.shape[1])))
+    kept = columns_near(weight.shape[1], share)
     return project(weight.float().square() * mask.to(weight.device), kept, block)
 
 

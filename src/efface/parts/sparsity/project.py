@@ -10,6 +10,16 @@ from efface.errors import UsageError
 BLOCK = 256
 """Most rows of a block: enough for matrix products at full speed, and far finer than leaving out whole inputs."""
 
+LANES = 16
+"""Products run at full speed where the columns kept are a multiple of this."""
+
+
+def columns_near(columns: int, share: float) -> int:
+    """Return how many of ``columns`` to keep for a ``share`` of them: the nearest multiple of 16, or less than 16."""
+    exact = share * columns
+    aligned = LANES * round(exact / LANES)
+    return columns if share >= 1 else min(columns, aligned or max(1, round(exact)))
+
 
 def blocks_of(rows: int, block: int = BLOCK) -> tuple[int, int]:
     """Return into how many blocks ``rows`` are cut, and how many rows a block has; the last one may have fewer."""
