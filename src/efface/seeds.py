@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,3 +30,16 @@ def torch_generator(seed: int, *names: object, device: str = "cpu") -> torch.Gen
     import torch
 
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *names: object) -> Iterator[None]:
+    """Let torch's global generator draw what is called ``names`` under ``seed``, and then put it back.
+
+    For code that takes no generator, such as the first weights of modules.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, *names))
+        yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import torch
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
 from efface.networks.ap import Activate, dnr
@@ -18,7 +17,7 @@ from efface.parts.data.tasks import task
 from efface.parts.metrics.paired import verdict
 from efface.parts.nn.classifiers import mlp
 from efface.parts.sparsity.masks import MaskSet
-from efface.seeds import derive
+from efface.seeds import seeded
 from efface.training.course import Course, State, masked
 from efface.training.levels import Prune, Round, imp, smallest
 from efface.training.recipe import Train
@@ -50,8 +49,7 @@ def check(context: Context) -> list[Effect]:
     cuts: dict[str, list[float]] = {"magnitude": [], "AP": []}
     pairs: dict[str, list[float]] = {name: [] for name in arms}
     for seed in context.seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "claim"))
+        with seeded(seed, "claim"):
             net = mlp((16 * 16, 300, 100, len(pictures.classes)))
         train = Train(steps=2 if context.quick else STEPS, batch=BATCH, lr=1.2e-3, seed=seed)
         course = Course(net, pictures, train, context.device)

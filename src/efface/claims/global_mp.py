@@ -8,8 +8,8 @@ weights and see the same batches. A second network, of separable convolutions, h
 from __future__ import annotations
 
 import copy
+from statistics import fmean
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,7 +23,7 @@ from efface.parts.sparsity.densities import densities, exact_counts
 from efface.parts.sparsity.masks import MaskSet
 from efface.parts.sparsity.prunable import prunable
 from efface.parts.sparsity.topk import keep_layerwise
-from efface.seeds import derive
+from efface.seeds import derive, seeded
 from efface.training.recipe import Train
 from efface.training.tuning import tune
 
@@ -85,7 +85,7 @@ def check(context: Context) -> list[Effect]:
             "with 2 % of the weights, accuracy at most 20 % with equal sparsities and at least 5 points above that "
             "with one threshold, in the mean over seeds",
             {"uniform": reached["uniform 2 %"], "global": reached["global 2 %"]},
-            _mean(reached["uniform 2 %"]) <= 20 and _gain(reached, "global 2 %", "uniform 2 %") >= 5,
+            fmean(reached["uniform 2 %"]) <= 20 and _gain(reached, "global 2 %", "uniform 2 %") >= 5,
             unit="%",
         ),
         Effect(
@@ -104,7 +104,7 @@ def check(context: Context) -> list[Effect]:
             {"one-shot": reached["global 5 %"], "gradual": reached["gradual 5 %"]},
             _gain(reached, "gradual 5 %", "global 5 %") >= -1,
             unit="%",
-            note="FLOPs left: " + ", ".join(f"{name} {_mean(left):.1f} %" for name, left in flops.items()),
+            note="FLOPs left: " + ", ".join(f"{name} {fmean(left):.1f} %" for name, left in flops.items()),
         ),
         Effect(
             "a minimum keeps small layers",
@@ -113,7 +113,7 @@ def check(context: Context) -> list[Effect]:
             smallest,
             min(smallest["minimum"]) >= MINIMUM > max(smallest["no minimum"]),
             unit="weights",
-            note=f"accuracy {_mean(separable['minimum']):.1f} % with, {_mean(separable['no minimum']):.1f} % without",
+            note=f"accuracy {fmean(separable['minimum']):.1f} % with, {fmean(separable['no minimum']):.1f} % without",
         ),
     ]
 
@@ -128,8 +128,7 @@ class _Arms:
         self.device, self.pictures, self.seed = context.device, pictures, seed
 
     def dense(self, *, separable: bool) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.seed, "weights"))
+        with seeded(self.seed, "weights"):
             net = convnet(16, separable=separable, channels=self.pictures.shape[0], classes=len(self.pictures.classes))
         tune(net, self.pictures, self._train(self.dense_steps), device=self.device)
         return net
@@ -174,8 +173,4 @@ def _over_uniform(reached: dict[str, list[float]], at: str) -> Effect:
 
 
 def _gain(reached: dict[str, list[float]], one: str, other: str) -> float:
-    return _mean(paired(reached[one], reached[other]))
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values))
+    return fmean(paired(reached[one], reached[other]))

@@ -11,7 +11,6 @@ import copy
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
@@ -19,7 +18,7 @@ from efface.core.method import Work
 from efface.networks.granet import GraNet, plasticity
 from efface.parts.data.tasks import Task, task
 from efface.parts.nn.classifiers import convnet
-from efface.seeds import derive
+from efface.seeds import seeded
 
 STEPS, LONG, BATCH, LR, EVERY = 600, 3000, 64, 2e-3, 30
 SPARSITY = 0.97
@@ -140,6 +139,5 @@ def _method(name: str, context: Context) -> GraNet:
 
 
 def _fresh(pictures: Task, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "claim"))
+    with seeded(seed, "claim"):
         return convnet(16, channels=pictures.shape[0], classes=len(pictures.classes))

@@ -8,10 +8,9 @@ mask without a search, with its batch statistics estimated anew.
 from __future__ import annotations
 
 import copy
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
@@ -22,7 +21,7 @@ from efface.parts.nn.batchnorm import reestimate
 from efface.parts.nn.classifiers import convnet
 from efface.parts.sparsity.masks import MaskSet
 from efface.parts.sparsity.prunable import prunable
-from efface.seeds import derive
+from efface.seeds import derive, seeded
 from efface.training.recipe import Train
 from efface.training.tuning import tune
 
@@ -79,17 +78,17 @@ def check(context: Context) -> list[Effect]:
             f"with {last:.0%} of the weights gone, accuracy at least 2 points above that of a search as long from a "
             "random mask, in the mean over seeds",
             {"magnitude start": search, "random start": other},
-            _mean(paired(search, other)) >= 2,
+            fmean(paired(search, other)) >= 2,
             unit="%",
             note=f"{spread(paired(search, other), 'points')}; overlap of the mask found with the magnitude mask "
-            f"{_mean(overlap):.2f}",
+            f"{fmean(overlap):.2f}",
         ),
         Effect(
             "the short restriction costs nothing",
             f"with {last:.0%} of the weights gone, accuracy at least that of making every swap, less 0.5 points, in "
             "the mean over seeds",
             {"restricted": search, "every swap": free},
-            _mean(paired(search, free)) >= -0.5,
+            fmean(paired(search, free)) >= -0.5,
             unit="%",
             note=f"{spread(paired(search, free), 'points')}; {SHORT}",
         ),
@@ -109,15 +108,14 @@ def _gain(reached: dict[tuple[str, float], list[float]], dense: list[float], spa
         "accuracy at least half way from that of the magnitude mask to that of the dense network, in the mean over "
         "seeds",
         {"magnitude": before, "search": search, "dense": dense},
-        _mean(paired(search, before)) >= _mean(paired(dense, before)) / 2,
+        fmean(paired(search, before)) >= fmean(paired(dense, before)) / 2,
         unit="%",
         note=spread(paired(search, before), "points"),
     )
 
 
 def _trained(context: Context, pictures: Task, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights"))
+    with seeded(seed, "weights"):
         net = convnet(16, channels=pictures.shape[0], classes=len(pictures.classes))
     steps = 2 if context.quick else DENSE * (2 if context.long else 1)
     train = Train(steps=steps, batch=64, seed=derive(seed, "batches"), lr=LR, schedule="cosine")
@@ -150,7 +148,3 @@ def _moved(before: nn.Module, after: nn.Module) -> float:
         change = (new - old).detach().abs()
         largest = max(largest, float((change[new != 0] if name in weights else change).max()))
     return largest
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values))

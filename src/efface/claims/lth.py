@@ -8,7 +8,6 @@ same batches.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import nn
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
@@ -17,7 +16,7 @@ from efface.parts.data.tasks import task
 from efface.parts.metrics.paired import steps_to_threshold
 from efface.parts.nn.classifiers import mlp
 from efface.parts.sparsity.budget import Budget
-from efface.seeds import derive
+from efface.seeds import seeded
 from efface.training.course import Course, masked
 from efface.training.levels import imp
 from efface.training.recipe import Train
@@ -46,8 +45,7 @@ def check(context: Context) -> list[Effect]:
         def fresh() -> nn.Module:
             return mlp(sizes)
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "claim"))
+        with seeded(seed, "claim"):
             net = fresh()
         steps, every, levels = (2, 1, 9) if context.quick else (STEPS, EVERY, LEVELS)
         train = Train(steps=steps, batch=BATCH, lr=1.2e-3, seed=seed)  # AdamW without decay is Adam

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-import torch
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
 from efface.networks.lth_rewind import stability
@@ -19,7 +18,7 @@ from efface.parts.nn.resnets import resnet_cifar
 from efface.parts.sparsity.budget import Budget, best
 from efface.parts.sparsity.masks import MaskSet
 from efface.parts.sparsity.scores import magnitude
-from efface.seeds import derive
+from efface.seeds import derive, seeded
 from efface.training.course import Course, masked
 from efface.training.recipe import Train
 
@@ -46,8 +45,7 @@ def check(context: Context) -> list[Effect]:
     random: dict[int, list[float]] = {early: [], middle: []}
     barrier: dict[int, list[float]] = {early: [], late: []}
     for seed in context.seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "claim"))
+        with seeded(seed, "claim"):
             net = resnet_cifar(8, WIDTH, classes=len(pictures.classes))
         train = Train(
             steps=steps, batch=BATCH, seed=seed, optimizer="sgd", lr=0.1, schedule="cosine", weight_decay=1e-4

@@ -7,7 +7,6 @@ layer densities are equal or follow Erdős-Rényi kernels. Wide and sparse stand
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import nn
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
@@ -16,7 +15,7 @@ from efface.networks.random_pruning import RandomPruning
 from efface.parts.data.tasks import Task, task
 from efface.parts.metrics.calibration import robustness
 from efface.parts.nn.classifiers import convnet
-from efface.seeds import derive
+from efface.seeds import derive, seeded
 
 WIDTHS = 4, 8, 16
 STEPS, BATCH, LR = 300, 64, 2e-3
@@ -89,8 +88,7 @@ def check(context: Context) -> list[Effect]:
 
 def _trained(context: Context, pictures: Task, seed: int, width: int, run: str) -> nn.Module:
     """Train a network of ``width`` from the seed's weights, by the method where it is sparse."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights", width))
+    with seeded(seed, "weights", width):
         net = convnet(width, channels=pictures.shape[0], classes=len(pictures.classes))
     rule, _, density = run.partition(" ")
     steps = 2 if context.quick else (2 if context.long else 1) * STEPS

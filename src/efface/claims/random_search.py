@@ -21,7 +21,7 @@ from efface.networks.random_search import RandomSearch, Searched, compare
 from efface.parts.data.tasks import Task, task
 from efface.parts.metrics.paired import verdict
 from efface.parts.nn.classifiers import mlp
-from efface.seeds import derive
+from efface.seeds import derive, seeded
 from efface.training.recipe import Train
 from efface.training.tuning import tune
 
@@ -136,8 +136,7 @@ def _kept(ends: dict[tuple[str, float], list[float]]) -> Effect:
 
 def _fresh(pictures: Task, seed: int) -> nn.Module:
     channels, height, width = pictures.shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights"))
+    with seeded(seed, "weights"):
         return mlp((channels * height * width, 256, 512, 256, len(pictures.classes)))
 
 

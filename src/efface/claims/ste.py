@@ -7,13 +7,12 @@ pictures, with boxes alone; they are measured on held-out pictures whose clean v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,14 +101,14 @@ def check(context: Context) -> list[Effect]:
             "the policy finds the hidden style",
             "probability of the true options (outline, shadow, softness) at least 1.5 times the uniform one",
             {"policy": found, "uniform": [1.0] * len(found)},
-            _mean(found) >= 1.5,
+            fmean(found) >= 1.5,
             unit="times uniform",
         ),
         Effect(
             "styled text teaches more than plain text",
             "PSNR in the mask on the hidden style: random style at least 1 dB above plain, in every seed above",
             {"random": psnr["random"], "plain": psnr["plain"]},
-            _mean(gain) >= 1 and min(gain) > 0,
+            fmean(gain) >= 1 and min(gain) > 0,
             unit="dB",
             note=spread(gain),
         ),
@@ -117,7 +116,7 @@ def check(context: Context) -> list[Effect]:
             "the policy costs nothing against random styles",
             "PSNR in the mask: policy at most 0.1 dB below random",
             {"policy": psnr["policy"], "random": psnr["random"]},
-            _mean(paired(psnr["policy"], psnr["random"])) >= -0.1,
+            fmean(paired(psnr["policy"], psnr["random"])) >= -0.1,
             unit="dB",
             note=spread(paired(psnr["policy"], psnr["random"])),
         ),
@@ -125,19 +124,19 @@ def check(context: Context) -> list[Effect]:
             "the policy earns more reward than chance",
             "mean reward of the policy's styles above that of uniformly random ones, judged by the same networks",
             rewards,
-            _mean(paired(rewards["policy"], rewards["uniform"])) > 0,
+            fmean(paired(rewards["policy"], rewards["uniform"])) > 0,
         ),
         Effect(
             "the triplet loss moves the refined picture away from the coarse one",
             "mean absolute difference of the two in the mask larger with the loss than without",
             apart,
-            _mean(apart["with"]) > _mean(apart["without"]),
+            fmean(apart["with"]) > fmean(apart["without"]),
         ),
         Effect(
             "the triplet loss costs no quality",
             "PSNR in the mask with the loss not more than 0.1 dB below that without",
             {"with": psnr["random"], "without": psnr["no triplet"]},
-            _mean(paired(psnr["random"], psnr["no triplet"])) >= -0.1,
+            fmean(paired(psnr["random"], psnr["no triplet"])) >= -0.1,
             unit="dB",
             note=spread(paired(psnr["random"], psnr["no triplet"])),
         ),
@@ -193,8 +192,8 @@ def _measure(context: Context, method: Ste, net: Any, seed: int) -> Arm:
     error = ((result - batch["target"]).square() * mask).sum((1, 2, 3)) / area
     moved = ((out.refined - out.coarse).abs() * mask).sum((1, 2, 3)) / area
     return Arm(
-        psnr=_mean([decibels(e) for e in error.tolist()]),
-        moved=_mean(moved.tolist()),
+        psnr=fmean([decibels(e) for e in error.tolist()]),
+        moved=fmean(moved.tolist()),
         found=_found(net, seed),
         reward=_reward(_method({"synthesis": "policy"}), net, batch, seed),
         uniform_reward=_reward(_method({"synthesis": "random"}), net, batch, seed),
@@ -204,13 +203,9 @@ def _measure(context: Context, method: Ste, net: Any, seed: int) -> Arm:
 def _found(net: Any, seed: int) -> float:
     actions = net.policy(1000, generator=torch_generator(seed, "what the policy prefers")).actions
     chosen = {name: (actions[:, DECISIONS.index(name)] == option).float().mean() for name, option in TRUE.items()}
-    return _mean([float(share) * net.policy.sizes[DECISIONS.index(name)] for name, share in chosen.items()])
+    return fmean([float(share) * net.policy.sizes[DECISIONS.index(name)] for name, share in chosen.items()])
 
 
 def _reward(method: Ste, net: Any, batch: dict[str, Tensor], seed: int) -> float:
     written = method.prepare(net, batch, Step(seed=seed))
     return float(method.rewards(net, *method.judge(net, written))["reward"].mean())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

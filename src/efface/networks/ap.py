@@ -37,16 +37,13 @@ from efface.parts.metrics.activity import DeadNeurons, dead_neurons
 from efface.parts.sparsity.budget import Budget, Keep, best
 from efface.parts.sparsity.masks import MaskSet
 from efface.seeds import torch_generator
-from efface.training.course import Course, State, masked, needed
+from efface.training.course import Course, State, masked
 from efface.training.edits import edits
 from efface.training.levels import Level, Prune, Round, imp, smallest
-from efface.training.recipe import Train
 
 if TYPE_CHECKING:
     from efface.parts.data.tasks import Part, Task
 
-POINTS = 20
-"""Points of the validation curve of each training."""
 Pick = Literal["still negative", "any negative", "still positive"]
 
 
@@ -96,11 +93,7 @@ class ActivateWhilePruning(Editor):
         LayerCollapse
             If the ranking leaves nothing of a layer.
         """
-        train = Train(
-            steps=self.steps, batch=self.batch, seed=work.seed, optimizer=self.optimizer, lr=self.lr,
-            schedule=self.schedule, warmup=self.warmup, drops=self.drops, weight_decay=self.weight_decay,
-        )  # fmt: skip
-        course = Course(model, needed(data), train, work.device, -(-self.steps // POINTS), work.progress)
+        course = Course.of(self, model, data, work)
         dnr(model, course.task, limit=1, device=work.device)  # refuses networks without ReLUs before hours of training
         masks = MaskSet.ones_like(model, self.include, self.exclude)
         budget, levels = Budget(rate=self.rate).reaching(masks, self.sparsity)

@@ -34,16 +34,12 @@ from efface.errors import UsageError
 from efface.parts.sparsity.budget import Budget
 from efface.parts.sparsity.masks import MaskSet
 from efface.parts.sparsity.prunable import prunable
-from efface.training.course import Course, needed
+from efface.training.course import Course
 from efface.training.edits import edits
 from efface.training.levels import imp
-from efface.training.recipe import Train
 
 if TYPE_CHECKING:
     from efface.parts.data.tasks import Task
-
-POINTS = 20
-"""Points of the validation curve of each training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +89,7 @@ class LotteryTicket(Editor):
         LayerCollapse
             If a global ranking leaves nothing of a layer.
         """
-        train = Train(
-            steps=self.steps, batch=self.batch, seed=work.seed, optimizer=self.optimizer, lr=self.lr,
-            schedule=self.schedule, warmup=self.warmup, drops=self.drops, weight_decay=self.weight_decay,
-        )  # fmt: skip
-        course = Course(model, needed(data), train, work.device, -(-self.steps // POINTS), work.progress)
+        course = Course.of(self, model, data, work)
         masks = MaskSet.ones_like(model, self.include, self.exclude)
         budget = Budget(rate=self.rate, scope=self.scope, rates=rates_by_layer(model, self.rates))
         budget, levels = budget.reaching(masks, self.sparsity)

@@ -35,17 +35,14 @@ from efface.parts.metrics.stability import Barrier, Distance, barrier, distance,
 from efface.parts.sparsity.budget import Budget
 from efface.parts.sparsity.masks import MaskSet
 from efface.seeds import derive
-from efface.training.course import Course, State, masked, needed
+from efface.training.course import Course, State, masked
 from efface.training.edits import edits
 from efface.training.levels import imp
-from efface.training.recipe import Train
 
 if TYPE_CHECKING:
     from efface.parts.data.tasks import Task
 
 Kind = Literal["pruning", "data order"]
-POINTS = 20
-"""Points of the validation curve of each training."""
 STATISTICS = 15
 """Batches from which running statistics are estimated between two networks."""
 
@@ -95,11 +92,7 @@ class RewoundTicket(Editor):
         LayerCollapse
             If the ranking leaves nothing of a layer.
         """
-        train = Train(
-            steps=self.steps, batch=self.batch, seed=work.seed, optimizer=self.optimizer, lr=self.lr,
-            schedule=self.schedule, warmup=self.warmup, drops=self.drops, weight_decay=self.weight_decay,
-        )  # fmt: skip
-        course = Course(model, needed(data), train, work.device, -(-self.steps // POINTS), work.progress)
+        course = Course.of(self, model, data, work)
         step = step_of(self.rewind, self.steps, -(-len(course.task.train) // self.batch))
         masks = MaskSet.ones_like(model, self.include, self.exclude)
         budget, levels = Budget(rate=self.rate).reaching(masks, self.sparsity)

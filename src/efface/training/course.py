@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efface.core.method import Work
 from efface.core.trained import pick_device
 from efface.errors import UsageError
 from efface.parts.data.tasks import Score, Task
 from efface.parts.metrics.paired import early_stop
 from efface.parts.sparsity.masks import MaskSet
-from efface.seeds import derive
+from efface.seeds import seeded
 from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 State = Mapping[str, Tensor]
+POINTS = 20
+"""Points of the validation curve of each training of a method."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,18 @@ class Course:
     device: str = "cpu"
     every: int = 0
     progress: Callable[[str], None] = field(default=lambda line: None, repr=False)
+
+    @classmethod
+    def of(cls, method: Any, model: nn.Module, data: Task | None, work: Work) -> Course:
+        """Return the course that a method's hyper-parameters tell, from ``steps`` to ``weight_decay``, for ``model``.
+
+        Raises :class:`UsageError` where there is no task.
+        """
+        train = Train(
+            steps=method.steps, batch=method.batch, seed=work.seed, optimizer=method.optimizer, lr=method.lr,
+            schedule=method.schedule, warmup=method.warmup, drops=method.drops, weight_decay=method.weight_decay,
+        )  # fmt: skip
+        return cls(model, needed(data), train, work.device, -(-method.steps // POINTS), work.progress)
 
     @property
     def initial(self) -> State:
@@ -142,8 +157,7 @@ class Course:
         return first
 
     def _seeded(self, build: Callable[[], nn.Module]) -> State:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.train.seed, "redrawn"))
+        with seeded(self.train.seed, "redrawn"):
             return build().state_dict()
 
     def _reset(self) -> nn.Module:

@@ -16,7 +16,7 @@ from efface.core.method import Phase, Step
 from efface.core.trained import pick_device
 from efface.errors import EffaceError
 from efface.io.weights import check_shapes, load_weights
-from efface.seeds import derive
+from efface.seeds import derive, seeded
 from efface.training.optim import Ema, lr_factor, optimizer
 from efface.training.order import Source, batches
 from efface.training.recipe import Train
@@ -69,8 +69,7 @@ class Trainer:
         """Build the network and its optimisers on the accelerator's device, before the first step."""
         self.method, self.train, self.accelerator = method, train, accelerator
         self.device = accelerator.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(train.seed, "build"))
+        with seeded(train.seed, "build"):
             self.net = method.build()
         self.net.to(self.device).train()
         if train.compile:

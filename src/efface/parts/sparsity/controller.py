@@ -13,7 +13,7 @@ from efface.errors import PlanError, UsageError
 from efface.parts.counting import Flops
 from efface.parts.sparsity.densities import LAST, densities, exact_counts
 from efface.parts.sparsity.growth import drop_smallest, exchangeable, grow_largest, momentum, protected
-from efface.parts.sparsity.masks import BUFFERS, Attached, MaskSet
+from efface.parts.sparsity.masks import BUFFERS, Attached, MaskSet, unwrapped
 from efface.parts.sparsity.regimes import Growth, Regime
 from efface.parts.sparsity.scores import random_scores
 from efface.parts.sparsity.topk import feasible_floor, keep_global, keep_layerwise
@@ -76,7 +76,7 @@ class DynamicSparsity:
         LayerCollapse
             In a step, where a layer would lose all its weights.
         """
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks
+        optimizer = unwrapped(optimizer)
         self.masks.apply_(model)
         weights = {name: model.get_parameter(name) for name in self.masks}
         self.masks = MaskSet(_beside(self.masks, weights), self.masks.aliases)

@@ -181,7 +181,7 @@ class MaskSet(Mapping[str, Tensor]):
         they are there (a norm to clip by must not count them). Undo with ``.remove()``.
         """
         weights = self._find(model)
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks
+        optimizer = unwrapped(optimizer)
         self._masks = {name: mask.to(weights[name].device) for name, mask in self.items()}
 
         def hold(*_: object) -> None:
@@ -226,6 +226,11 @@ class Attached:
         """Take the hooks off; the weights stay as they are."""
         for handle in self._handles:
             handle.remove()
+
+
+def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+    """Return torch's own optimiser, which has hooks, where accelerate has wrapped it."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _remembered(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from efface.parts.sparsity.masks import Attached, MaskSet
+from efface.parts.sparsity.masks import Attached, MaskSet, unwrapped
 from efface.parts.sparsity.topk import keep_layerwise
 
 LIVE, DEAD = 1.0, 0.99
@@ -47,7 +47,7 @@ class MaskSearch(nn.Module):
         The weights with the largest scores of each layer stay, as many as before. ``restriction`` gives, for the number
         of steps taken before, the share of the swaps that is made; None makes all of them.
         """
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks
+        optimizer = unwrapped(optimizer)
         devices = {name: score.device for name, score in zip(self.names, self.scores, strict=True)}
         self.masks = MaskSet({name: mask.to(devices[name]) for name, mask in self.masks.items()})
         step = 0
