@@ -1,6 +1,6 @@
 """Measure how well the judge knows the world and the tiny pipeline follows prompts, and ship both with their figures.
 
-python benchmarks/world.py runs/world-autoencoder/weights runs/world-judge/weights runs/world-denoiser/weights -o FOLDER
+Give the weights of the autoencoder, the judge, the text encoder and the denoiser, as efface fit leaves them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("autoencoder", type=Path)
     parser.add_argument("judge", type=Path)
+    parser.add_argument("text", type=Path)
     parser.add_argument("denoiser", type=Path)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=20)
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
 
-    judge, pipe = load_judge(options.judge), assemble(options.autoencoder, options.denoiser)
+    judge, pipe = load_judge(options.judge), assemble(options.autoencoder, options.text, options.denoiser)
     drawn = scenes(options.count, numpy_generator(0, "held out"))
     rendered = torch.from_numpy(render(drawn).picture)
     prompts = [caption(scene) for scene in drawn]
@@ -51,7 +52,7 @@ def main() -> None:
 
     pipeline, judge_out = options.out / "tiny-text-to-image", options.out / "world-judge"
     pipe.to(torch.float16).save_pretrained(pipeline)
-    recipes = {name: load_card(getattr(options, name))["recipe"] for name in ("autoencoder", "denoiser")}
+    recipes = {name: load_card(getattr(options, name))["recipe"] for name in ("autoencoder", "text", "denoiser")}
     card = {
         "title": "A tiny text-to-image pipeline that draws the procedural world",
         "licence": "Apache-2.0",

@@ -31,10 +31,10 @@ class Train:
     accumulate: int = param(1, "batches whose gradients are averaged into one step", low=1)
     seed: int = param(0, "seed of every random draw", low=0)
     dtype: str = param("float32", "number format of the arithmetic", choices=("float32", "bfloat16"))
-    optimizer: str = param("adamw", "rule that moves the weights", choices=("adamw", "sgd"))
+    optimizer: str = param("adamw", "rule that moves the weights", choices=("adamw", "muon", "sgd"))
     lr: float = param(1e-3, "highest learning rate", low=0.0)
     betas: tuple[float, ...] = param(
-        (0.9, 0.999), "decay rates of AdamW's averages; sgd takes the first", low=0.0, high=1.0
+        (0.9, 0.999), "decay rates of AdamW's averages; sgd takes the first, muon both for vectors", low=0.0, high=1.0
     )
     nesterov: bool = param(False, "let sgd look ahead along its momentum")
     weight_decay: float = param(0.0, "decay of matrices and kernels, decoupled in AdamW", low=0.0)

@@ -1,4 +1,4 @@
-"""Train the networks of the procedural world: the autoencoder, the judge and the denoiser of the tiny pipeline.
+"""Train the networks of the procedural world: the autoencoder, the judge, the text encoder and the denoiser.
 
 They are no methods of the catalogue, for they take nothing away, but they train as networks do: by a recipe, through
 ``efface fit recipes/world-judge.toml``.
@@ -78,8 +78,43 @@ class Judge(World):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextEncoder(World):
+    """Read captions: what they say of each factor can be read off the last tokens.
+
+    The denoiser learns from a text encoder that knows its words already, as Stable Diffusion learns from CLIP's: one
+    that learns beside it finds the words for shapes only after tens of thousands of pictures.
+    """
+
+    trains_on: ClassVar[str] = "world-captions"
+
+    width: int = param(96, "width of the text encoder", low=8)
+    layers: int = param(2, "layers of the text encoder", low=1)
+
+    @property
+    def name(self) -> str:
+        """Name in recipes."""
+        return "world-text"
+
+    def build(self) -> nn.Module:
+        """Build the text encoder, and a head for each factor that training alone needs."""
+        from efface.parts.worlds.pipeline import text_encoder
+        from efface.parts.worlds.world import FACTORS
+
+        heads = {factor: nn.Linear(self.width, len(values)) for factor, values in FACTORS.items()}
+        return nn.ModuleDict({"text_encoder": text_encoder(self.width, self.layers), "heads": nn.ModuleDict(heads)})
+
+    def loss(self, net: Any, batch: dict[str, Any], step: Step) -> dict[str, Tensor]:
+        """Return the heads' mean cross-entropy; ``batch`` holds ``tokens`` and ``labels``."""
+        tokens = batch["tokens"]
+        last = (tokens == tokens[:, -1:]).float()[..., None]  # the end, and all that pads
+        read = (net["text_encoder"](tokens).last_hidden_state * last).sum(1) / last.sum(1)
+        pairs = zip(net["heads"].values(), batch["labels"].unbind(1), strict=True)
+        return {"total": torch.stack([F.cross_entropy(head(read), label) for head, label in pairs]).mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Denoiser(World):
-    """Draw latents from captions: the text encoder and the denoiser, trained together.
+    """Draw latents from encoded captions.
 
     The denoiser predicts v = a * noise - s * x0 (Salimans and Ho, arXiv:2202.00512) of x = a * x0 + s * noise, for at
     the last steps of the schedule, where x is almost noise alone, an error in the noise says nothing about x0.
@@ -89,28 +124,28 @@ class Denoiser(World):
 
     widths: tuple[int, ...] = param((48, 96), "channels at each resolution, finest first", low=8)
     text_width: int = param(96, "width of the text encoder", low=8)
-    text_layers: int = param(2, "layers of the text encoder", low=1)
     most: float = param(5.0, "largest weight of the squared error of x0; steps of little noise have no more", low=1.0)
+    late: float = param(0.5, "mean of the logit of the step's share: above 0, noisy states come more often", high=5.0)
+    spread: float = param(1.0, "standard deviation of that logit (Esser et al., arXiv:2403.03206)", low=0.01)
 
     def build(self) -> nn.Module:
-        """Build the two networks."""
-        from efface.parts.worlds.pipeline import text_encoder, unet
+        """Build diffusers' UNet2DConditionModel."""
+        from efface.parts.worlds.pipeline import unet
 
-        text = text_encoder(self.text_width, self.text_layers)
-        return nn.ModuleDict({"text_encoder": text, "unet": unet(self.widths, self.text_width)})
+        return unet(self.widths, self.text_width)
 
     def loss(self, net: Any, batch: dict[str, Any], step: Step) -> dict[str, Tensor]:
-        """Return the squared error of v at random steps; ``batch`` holds ``latent`` and ``tokens``.
+        """Return the squared error of v at random steps; ``batch`` holds ``latent`` and ``text``, as encoded.
 
         An error of v is one of x0 weighted by SNR + 1; that weight is held at ``most`` (after Min-SNR, Hang et al.,
-        arXiv:2303.09556).
+        arXiv:2303.09556). Shapes and layouts are decided in much noise, so such steps are drawn more often.
         """
         latent, schedule = batch["latent"], self._schedule.to(batch["latent"].device)
-        t = torch.randint(len(schedule), (len(latent),), generator=step.generator("t")).to(latent.device)
+        logit = self.late + self.spread * torch.randn(len(latent), generator=step.generator("t"))
+        t = (logit.sigmoid() * len(schedule)).long().clamp(max=len(schedule) - 1).to(latent.device)
         noise = torch.randn(latent.shape, generator=step.generator("noise")).to(latent)
         a, s = (part[t].view(-1, 1, 1, 1) for part in (schedule.sqrt(), (1 - schedule).sqrt()))
-        text = net["text_encoder"](batch["tokens"]).last_hidden_state
-        found = net["unet"](a * latent + s * noise, t, text).sample.float()
+        found = net(a * latent + s * noise, t, batch["text"]).sample.float()
         error = (found - (a * noise - s * latent)).square().mean((1, 2, 3))
         weight = (self.most * s.flatten() ** 2).clamp(max=1)  # SNR + 1 = 1 / s^2
         return {"total": (weight * error).mean(), "v": error.mean()}
@@ -125,6 +160,7 @@ class Denoiser(World):
 NETWORKS: dict[str, type[World]] = {
     "world-autoencoder": Autoencoder,
     "world-judge": Judge,
+    "world-text": TextEncoder,
     "world-denoiser": Denoiser,
 }
 """The networks by the names that recipes give them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efface.parts.worlds.captions import drawn_caption
-from efface.parts.worlds.pipeline import decode, encode, load_autoencoder, tokenizer
+from efface.parts.worlds.pipeline import decode, encode, load_autoencoder, load_text_encoder, tokenizer
 from efface.parts.worlds.world import FACTORS, SIDE, Scene, render, scenes
 from efface.seeds import numpy_generator
 
@@ -69,19 +69,32 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """Captions of scenes drawn anew for every batch, with what the scenes are."""
+
+    def batch(self, seed: int, step: int, count: int) -> dict[str, Tensor]:
+        """Return ``tokens`` (b, slots) and ``labels`` (b, number of factors) of the scenes, said or unsaid."""
+        generator = numpy_generator(seed, step, "captions")
+        drawn = scenes(count, generator)
+        return {"tokens": tokens([drawn_caption(scene, generator) for scene in drawn]), "labels": labels(drawn)}
+
+
+@dataclass(frozen=True)
 class Captioned:
     """Latents of ``scenes`` scenes, encoded once, each under a new caption whenever it is drawn.
 
-    One caption in ten is empty, which is what guidance starts from.
+    One caption in ten is empty, which is what guidance starts from. ``autoencoder`` and ``text`` are the folders of
+    the weights that encode the two.
     """
 
     autoencoder: str | Path
+    text: str | Path
     scenes: int = 16384
     empty: float = 0.1
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        return tokenizer()
+    def _text(self) -> Any:
+        return load_text_encoder(self.text)
 
     @cached_property
     def _cache(self) -> tuple[list[Scene], Tensor]:
@@ -89,16 +102,27 @@ class Captioned:
         parts = [encode(vae, torch.from_numpy(render(drawn[i : i + 256]).picture)) for i in range(0, len(drawn), 256)]
         return drawn, torch.cat(parts)
 
+    @torch.no_grad()
     def batch(self, seed: int, step: int, count: int) -> dict[str, Tensor]:
-        """Return ``latent`` (b, 8, 8, 8) of unit variance and ``tokens`` (b, slots)."""
+        """Return ``latent`` (b, 8, 8, 8) of unit variance and ``text`` (b, slots, width)."""
         drawn, latents = self._cache
         generator = numpy_generator(seed, step, "captioned")
         places = generator.integers(len(drawn), size=count)
         captions = [
             "" if generator.random() < self.empty else drawn_caption(drawn[place], generator) for place in places
         ]
-        tokens = self._tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return {"latent": latents[torch.from_numpy(places)], "tokens": tokens}
+        return {"latent": latents[torch.from_numpy(places)], "text": self._text(tokens(captions)).last_hidden_state}
+
+
+def tokens(captions: list[str]) -> Tensor:
+    """Return the tokens (b, slots) of captions."""
+    padded = _tokenizer()(captions, padding="max_length", truncation=True, return_tensors="pt")
+    return padded.input_ids
+
+
+@cache
+def _tokenizer() -> Any:
+    return tokenizer()
 
 
 def labels(drawn: list[Scene]) -> Tensor:

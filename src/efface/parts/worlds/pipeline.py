@@ -128,15 +128,23 @@ def load_autoencoder(folder: str | Path) -> Any:
     return vae
 
 
-def assemble(autoencoder: str | Path, denoiser: str | Path) -> Any:
-    """Put the pipeline together from the weights that the two trainings left in their folders."""
+def load_text_encoder(folder: str | Path) -> Any:
+    """Load the text encoder that a training left in ``folder``, frozen and without its heads."""
+    params = load_card(Path(folder))["params"]
+    text = text_encoder(params["width"], params["layers"])
+    tensors, _ = load_weights(Path(folder))
+    text.load_state_dict({k.removeprefix("text_encoder."): v for k, v in tensors.items() if not k.startswith("heads.")})
+    return text.eval().requires_grad_(False)
+
+
+def assemble(autoencoder: str | Path, text: str | Path, denoiser: str | Path) -> Any:
+    """Put the pipeline together from the weights that the three trainings left in their folders."""
     params = load_card(Path(denoiser))["params"]
-    text = text_encoder(params["text_width"], params["text_layers"])
-    parts = nn.ModuleDict({"text_encoder": text, "unet": unet(tuple(params["widths"]), params["text_width"])})
-    tensors, _ = load_weights(Path(denoiser), {k: tuple(v.shape) for k, v in parts.state_dict().items()})
-    parts.load_state_dict(tensors)
-    parts.eval().requires_grad_(False)
-    return pipeline(parts["unet"], text, load_autoencoder(autoencoder))
+    net = unet(tuple(params["widths"]), params["text_width"])
+    tensors, _ = load_weights(Path(denoiser), {k: tuple(v.shape) for k, v in net.state_dict().items()})
+    net.load_state_dict(tensors)
+    net.eval().requires_grad_(False)
+    return pipeline(net, load_text_encoder(text), load_autoencoder(autoencoder))
 
 
 @torch.no_grad()
