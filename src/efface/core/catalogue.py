@@ -15,6 +15,8 @@ from efface.core.card import Card
 from efface.errors import UnknownNameError, UsageError
 
 SUBJECTS = ("pictures", "networks", "concepts", "generators", "judges", "retrieval")
+KINDS = ("Network", "Editor", "Eraser")
+"""Base classes by which a method is known: what it does."""
 ENTRY_POINTS = "efface.methods"
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,7 +42,7 @@ class Entry:
     subject: str
     module: str
     kind: str
-    """``Network`` or ``Editor``."""
+    """``Network``, ``Editor`` or ``Eraser``."""
     class_name: str
     doc: str
     card: Card
@@ -95,7 +97,7 @@ def _read(path: Path, subject: str, module: str) -> Entry:
     for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
-        kind = next((b.id for b in node.bases if isinstance(b, ast.Name) and b.id in ("Network", "Editor")), None)
+        kind = next((b.id for b in node.bases if isinstance(b, ast.Name) and b.id in KINDS), None)
         card = next((_assigned(s, "card") for s in node.body if _assigned(s, "card") is not None), None)
         if kind is None or card is None:
             continue
@@ -109,7 +111,7 @@ def _read(path: Path, subject: str, module: str) -> Entry:
             card=Card(**{k: _literal(v, path) for k, v in _keywords(card)}),
             params=tuple(p for s in node.body if (p := _param(s, path)) is not None),
         )
-    raise UsageError("holds no class with a `card` that is a Network or an Editor", where=path)
+    raise UsageError("holds no class with a `card` that is a Network, an Editor or an Eraser", where=path)
 
 
 def _assigned(statement: ast.stmt, name: str) -> ast.Call | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from efface.parts.sparsity.prunable import tied
 
 _FORM = re.compile(r"(\w+)\[([\d,]*)\] ([0-9a-f]{64}|unknown)")
+UNKNOWN = "unknown"
 SHOWN = 3
 """Differences named in a message."""
 
@@ -28,7 +29,7 @@ class Imprint(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> Imprint:
         """Take the imprint of ``tensor``, the same on every device and in every memory format."""
-        digest = "unknown"
+        digest = UNKNOWN
         if not tensor.is_meta:
             flat = tensor.detach().cpu().contiguous().view(-1)
             digest = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
@@ -51,7 +52,7 @@ class Imprint(NamedTuple):
 
     def same_weights(self, other: Imprint) -> bool:
         """Say whether the bytes are equal, as far as both are known."""
-        return self.sha256 == other.sha256 or "unknown" in (self.sha256, other.sha256)
+        return self.sha256 == other.sha256 or UNKNOWN in (self.sha256, other.sha256)
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,37 @@ class Fingerprint:
 
     tensors: dict[str, Imprint]
     tied: dict[str, str]
+    whole: bool = True
+    """Whether all tensors of the model are here; otherwise it says nothing of the others."""
 
     @classmethod
-    def of(cls, model: nn.Module) -> Fingerprint:
-        """Take the fingerprint of ``model``; large weights take about a second a gigabyte."""
+    def of(cls, model: nn.Module, within: Iterable[str] | None = None) -> Fingerprint:
+        """Take the fingerprint of ``model``; large weights take about a second a gigabyte.
+
+        ``within`` names tensors and modules, and then only theirs are looked at.
+        """
         others = tied(model)
-        tensors = {name: Imprint.of(tensor) for name, tensor in saved_tensors(model) if name not in others}
-        return cls(tensors, others)
+        if within is None:
+            tensors = {name: Imprint.of(tensor) for name, tensor in saved_tensors(model) if name not in others}
+            return cls(tensors, others)
+        wanted = _first_names(model, others, tuple(within))
+        tensors = {name: Imprint.of(tensor) for name, tensor in saved_tensors(model) if name in wanted}
+        return cls(tensors, {name: first for name, first in others.items() if first in wanted}, whole=False)
+
+    def again(self, model: nn.Module) -> Fingerprint:
+        """Take the fingerprint of ``model`` as this one was taken: of all of it, or of the same tensors."""
+        return Fingerprint.of(model, None if self.whole else self.tensors)
+
+    def with_tensors(self, changed: Mapping[str, Imprint]) -> Fingerprint:
+        """Return the fingerprint with some tensors as they are in ``changed``."""
+        return Fingerprint(
+            {name: changed.get(name, known) for name, known in self.tensors.items()}, self.tied, self.whole
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether the content of every tensor is known."""
+        return all(imprint.sha256 != UNKNOWN for imprint in self.tensors.values())
 
     @property
     def sha256(self) -> str:
@@ -108,20 +133,23 @@ class Fingerprint:
 
     def patched(self, before: Fingerprint, after: Fingerprint) -> Fingerprint:
         """Return the fingerprint with what differs between ``before`` and ``after`` as it is after."""
-        return Fingerprint(
-            _patched(self.tensors, before.tensors, after.tensors), _patched(self.tied, before.tied, after.tied)
+        tensors, tied = (
+            _patched(self.tensors, before.tensors, after.tensors),
+            _patched(self.tied, before.tied, after.tied),
         )
+        return Fingerprint(tensors, tied, self.whole)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fingerprint as JSON-ready values."""
         tensors = {name: str(imprint) for name, imprint in self.tensors.items()}
-        return {"sha256": self.sha256, "tied": self.tied, "tensors": tensors}
+        return {"sha256": self.sha256, "whole": self.whole, "tied": self.tied, "tensors": tensors}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Make a fingerprint of JSON-ready values; raise ValueError, KeyError, TypeError or the like for others."""
         tensors = {name: Imprint.read(text) for name, text in values["tensors"].items()}
-        return cls(tensors, {str(name): str(first) for name, first in values["tied"].items()})
+        tied = {str(name): str(first) for name, first in values["tied"].items()}
+        return cls(tensors, tied, bool(values.get("whole", True)))
 
 
 def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -131,6 +159,13 @@ def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 yield (f"{path}.{name}" if path else name), buffer
+
+
+def _first_names(model: nn.Module, others: dict[str, str], within: tuple[str, ...]) -> set[str]:
+    """Return the first names of the tensors that are one of ``within`` or lie in it."""
+    inside = {*within}, tuple(f"{name}." for name in within)
+    names = (name for name, _ in saved_tensors(model))
+    return {others.get(name, name) for name in names if name in inside[0] or name.startswith(inside[1])}
 
 
 def _first(what: str, names: list[str]) -> list[str]:

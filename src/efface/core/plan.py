@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from efface.core.fingerprint import Fingerprint, Imprint
+from efface.core.fingerprint import UNKNOWN, Fingerprint, Imprint
 from efface.core.ops import Op, TensorOp, Undo, tensor_at
 from efface.core.trial import apart, perform, take_back, told, trial
 from efface.errors import PlanError
@@ -35,28 +35,30 @@ class Plan:
     made_by: dict[str, Any]
 
     @classmethod
-    def of(cls, model: nn.Module, ops: Iterable[Op], *, method: str = "", **facts: Any) -> Plan:
+    def of(cls, model: nn.Module, ops: Iterable[Op], *, method: str = "", whole: bool = True, **facts: Any) -> Plan:
         """Make the plan of ``ops`` on ``model``, which is afterwards as it was, bit by bit.
 
         Edits of tensors alone are only looked at, one by one; others are made for a moment. ``method`` and ``facts``
-        (JSON values) say how the plan came about.
+        (JSON values) say how the plan came about. Unless ``whole``, the plan knows of the model only what it edits:
+        what is not may then be another's, and costs no time.
 
         Raises
         ------
         PlanError
             If an edit does not fit the model, or the model holds NaN or infinity among its parameters.
         """
+        ops = tuple(ops)
+        base = Fingerprint.of(model, None if whole else [name for op in ops for name in op.touches])
         for name, weight in model.named_parameters():
-            if not finite(weight):
+            if name in base.tensors and not finite(weight):
                 raise PlanError("the weights hold NaN or infinity", where=name, fix="Take an earlier checkpoint")
-        ops, base = tuple(ops), Fingerprint.of(model)
         _refuse_aliases(ops, base)
         if (alone := apart(ops, model)) is None:
             with trial(ops, model):
-                after = Fingerprint.of(model)
+                after = base.again(model)
         else:
             changed = {name: _imprint_after(op, tensor_at(model, name)) for name, op in alone.items()}
-            after = Fingerprint({name: changed.get(name, known) for name, known in base.tensors.items()}, base.tied)
+            after = base.with_tensors(changed)
         return cls(ops, base, after, {"method": method, **facts})
 
     def __add__(self, other: Plan) -> Plan:
@@ -101,7 +103,7 @@ class Plan:
         self.check(model, strict=strict)
         undos = perform(self.ops, model)
         try:
-            entry = _Applied(self, undos, Fingerprint.of(model))
+            entry = _Applied(self, undos, self.base.again(model))
         except BaseException:
             take_back(undos, model)
             raise
@@ -124,7 +126,7 @@ class Plan:
         last = applied[-1]
         if not self._same(last.plan):
             raise PlanError("another plan was applied after it", where=self.name, fix=f"Undo {last.plan.name} first")
-        if changed := last.after.differences(Fingerprint.of(model)):
+        if changed := last.after.differences(self.base.again(model)):
             what = f"the model was changed after the plan was applied ({'; '.join(changed)})"
             raise PlanError(what, where=self.name, fix="Load the original weights instead")
         take_back(last.undos, model)
@@ -133,7 +135,7 @@ class Plan:
 
     def check(self, model: nn.Module, *, strict: bool = True) -> None:
         """Raise :class:`PlanError` unless the plan is for ``model``, and if ``strict`` for its very weights."""
-        found = Fingerprint.of(model)
+        found = self.base.again(model)
         if misfits := self.base.misfits(found):
             fix = "Build the model as it was when the plan was made"
             raise PlanError(f"the plan is for another model ({'; '.join(misfits)})", where=self.name, fix=fix)
@@ -144,7 +146,7 @@ class Plan:
                     raise PlanError(what, where=op.target, fix="Load those weights")
             return
         if others := self.base.other_weights(found):
-            if not self.after.differences(found):
+            if self.after.known and not self.after.differences(found):
                 raise PlanError("is applied to these weights already", where=self.name, fix="Load the original weights")
             fix = "Load the weights that the plan was made on, or take any of the same shapes with strict=False"
             raise PlanError(f"the model has other weights ({'; '.join(others)})", where=self.name, fix=fix)
@@ -158,6 +160,20 @@ class Plan:
             name = self.base.tied.get(op.target, op.target)
             alive[name] = op.alive(alive.get(name))
         return {name: mask for name, mask in alive.items() if mask is not None}
+
+    def scaled(self, strength: float) -> Plan:
+        """Return the plan at ``strength``: 1 is the whole of it, 0 leaves the model as it is, 2 is twice as much.
+
+        Raises :class:`PlanError` if ``strength`` is no such number, or an edit comes in no strengths, as masks do.
+        """
+        if not 0 <= strength < float("inf"):
+            raise PlanError(f"{strength} is no strength", where=self.name, fix="Give 0 or more; 1 is the plan itself")
+        if strength == 1:
+            return self
+        ops = tuple(op.scaled(strength) for op in self.ops)
+        changed = (name for name in self.base.touched(self.after) if name in self.base.tensors)
+        after = self.base.with_tensors({name: self.base.tensors[name]._replace(sha256=UNKNOWN) for name in changed})
+        return Plan(ops, self.base, after, {**self.made_by, "strength": self.made_by.get("strength", 1.0) * strength})
 
     def diff(self, model: nn.Module, *, strict: bool = True) -> Diff:
         """Return a row for each edit of what it would take from ``model``, which stays as it is."""
@@ -200,13 +216,14 @@ class Plan:
         return load(folder)
 
     def _same(self, other: Plan) -> bool:
-        return self is other or (self.base, self.after) == (other.base, other.after)
+        return self is other or (self.after.known and (self.base, self.after) == (other.base, other.after))
 
     def _touched(self) -> set[str]:
         """Return the names that the plan changes or names, with all that lies in a module that it names."""
         names = {*self.base.tensors, *self.after.tensors, *self.base.tied, *self.after.tied}
-        aimed = {name for name in names for op in self.ops if f"{name}.".startswith(f"{op.target}.")}
-        return self.base.touched(self.after) | aimed | {op.target for op in self.ops}
+        targets = {target for op in self.ops for target in op.touches}
+        aimed = {name for name in names for target in targets if f"{name}.".startswith(f"{target}.")}
+        return self.base.touched(self.after) | aimed | targets
 
 
 @dataclass(frozen=True, eq=False)

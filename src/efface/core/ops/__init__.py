@@ -5,11 +5,26 @@ from __future__ import annotations
 from efface.core.ops.bypass import Bypass
 from efface.core.ops.delta import Delta
 from efface.core.ops.drop import Drop
+from efface.core.ops.map import Map
 from efface.core.ops.mask import Mask
 from efface.core.ops.op import Op, Row, TensorOp, Undo, norm, tensor_at
 from efface.core.ops.replace import Replace
 
-__all__ = ["OPS", "Bypass", "Delta", "Drop", "Mask", "Op", "Replace", "Row", "TensorOp", "Undo", "norm", "tensor_at"]
+__all__ = [
+    "OPS",
+    "Bypass",
+    "Delta",
+    "Drop",
+    "Map",
+    "Mask",
+    "Op",
+    "Replace",
+    "Row",
+    "TensorOp",
+    "Undo",
+    "norm",
+    "tensor_at",
+]
 
-OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Drop, Bypass, Replace)}
+OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Map, Drop, Bypass, Replace)}
 """Every kind of edit, by the name that it has in ``plan.json``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -56,8 +57,8 @@ class Delta(TensorOp):
 
     @property
     def relative(self) -> bool:  # type: ignore[override]
-        """Whether it adds to what is there."""
-        return self.form in ("add", "low-rank")
+        """Whether it adds to what is there, or mixes with it."""
+        return self.form in ("add", "low-rank") or self.scale != 1
 
     def check(self, model: nn.Module) -> None:
         """Raise :class:`PlanError` unless the tensor is there, with the shape, and for ``set`` the number format."""
@@ -86,14 +87,16 @@ class Delta(TensorOp):
         wide = torch.promote_types(tensor.dtype, torch.float32)
         match self.form:
             case "add":
-                return (tensor.to(wide) + given["dense"].to(wide)).to(tensor.dtype)
+                return (tensor.to(wide) + self.scale * given["dense"].to(wide)).to(tensor.dtype)
             case "low-rank":
                 change = given["up"].flatten(1).to(wide) @ given["down"].flatten(1).to(wide)
                 return (tensor.to(wide) + self.scale * change.view(tensor.shape)).to(tensor.dtype)
             case "set-kept":
                 return torch.zeros_like(tensor).masked_scatter(given["keep"], given["values"])
-            case _:
+            case _ if self.scale == 1:
                 return given["values"]
+            case _:
+                return torch.lerp(tensor.to(wide), given["values"].to(wide), self.scale).to(tensor.dtype)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> Undo:
@@ -108,14 +111,21 @@ class Delta(TensorOp):
 
         return undo
 
+    def scaled(self, strength: float) -> Self:
+        """Return the edit at ``strength``; values are then set that far from those there to those given."""
+        values = self.given.get("values")
+        if self.form == "set-kept" or (values is not None and not values.is_floating_point()):
+            return super().scaled(strength)
+        return dataclasses.replace(self, scale=self.scale * strength)
+
     def alive(self, before: Tensor | None) -> Tensor | None:
         """Keep what is stored; an addition brings all to life."""
         return self.given.get("keep")
 
     def values(self) -> dict[str, Any]:
-        """Return the form, with the scale of a low-rank delta and the shape of a mask."""
+        """Return the form, with the scale where it has one and the shape of a mask."""
         values: dict[str, Any] = {"form": self.form}
-        if self.form == "low-rank":
+        if self.form == "low-rank" or self.scale != 1:
             values["scale"] = self.scale
         if "keep" in self.given:
             values["shape"] = list(self.given["keep"].shape)

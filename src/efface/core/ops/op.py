@@ -70,6 +70,16 @@ class Op(ABC):
     def apply(self, model: nn.Module) -> Undo:
         """Edit ``model`` in place, whole or not at all, and return what undoes it. It must not refer to ``model``."""
 
+    @property
+    def touches(self) -> tuple[str, ...]:
+        """Names of the tensors and modules that the edit changes."""
+        return (self.target,)
+
+    def scaled(self, strength: float) -> Self:
+        """Return the edit at ``strength``: 1 is the whole of it and 0 none; raise :class:`PlanError` if it has none."""
+        fix = "Only edits that add to weights, mix them or set them come in strengths"
+        raise PlanError(f"the edit {self.kind} is made or not made, and has no strength", where=self.target, fix=fix)
+
     def alive(self, before: Tensor | None) -> Tensor | None:
         """Return which weights of the target may be other than zero afterwards, given which were; None means all."""
         return None
