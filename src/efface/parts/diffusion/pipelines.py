@@ -15,8 +15,13 @@ from efface.parts.diffusion.samplers import Denoise, ddim
 from efface.seeds import torch_generator
 
 
-def encode_prompts(pipe: Any, prompts: Sequence[str]) -> Tensor:
-    """Return the text embeddings (b, slots, width) of ``prompts``; what is too long for the slots is cut off."""
+def encode_prompts(pipe: Any, prompts: Sequence[str] | Tensor) -> Tensor:
+    """Return the text embeddings (b, slots, width) of ``prompts``; what is too long for the slots is cut off.
+
+    Embeddings in their place are given back as they are.
+    """
+    if isinstance(prompts, Tensor):
+        return prompts.to(pipe.unet.device, pipe.unet.dtype)
     tokens = pipe.tokenizer(
         list(prompts), padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length,
         return_tensors="pt",
@@ -42,7 +47,7 @@ def first_noise(pipe: Any, seeds: Sequence[int]) -> Tensor:
     return torch.stack(noise).to(pipe.unet.device, pipe.unet.dtype)
 
 
-def prompted(pipe: Any, prompts: Sequence[str], guidance: float, negative: str = "") -> Denoise:
+def prompted(pipe: Any, prompts: Sequence[str] | Tensor, guidance: float, negative: str = "") -> Denoise:
     """Return the denoiser of ``pipe`` under ``prompts``, one for each sample, guided away from ``negative``."""
     empty = encode_prompts(pipe, [negative]).expand(len(prompts), -1, -1)
     return guided(model_of(pipe), encode_prompts(pipe, prompts), empty, guidance)
@@ -51,7 +56,7 @@ def prompted(pipe: Any, prompts: Sequence[str], guidance: float, negative: str =
 @torch.no_grad()
 def sample(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Tensor,
     seeds: Sequence[int],
     *,
     steps: int = 20,
@@ -60,7 +65,7 @@ def sample(
     sampler: Any = ddim,
     batch: int = 64,
 ) -> Tensor:
-    """Return a picture (b, 3, h, w) in [0, 1] for each prompt and its seed, on the CPU.
+    """Return a picture (b, 3, h, w) in [0, 1] for each prompt, or its embedding, and its seed, on the CPU.
 
     A picture depends on its own prompt and seed, up to rounding, not on those drawn with it, ``batch`` at a time.
     """

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,15 +130,23 @@ class Scores:
 
         Raises :class:`UsageError` for another ending and :class:`OutputError` where it cannot be written.
         """
-        forms = {".json": self.to_json, ".csv": self.to_csv}
-        if (suffix := Path(path).suffix.lower()) not in forms:
-            raise UsageError("scores are saved as .json or .csv", where=path, fix="Choose a name with such an ending")
-        write_text(path, forms[suffix]().rstrip("\n") + "\n", overwrite=overwrite)
+        save_text(path, {".json": self.to_json, ".csv": self.to_csv}, overwrite=overwrite)
 
     def _caption(self) -> str:
         forms = [f"{name}: {words}" for name, words in self.forms.items()]
         starred = any(s.capped for s in self.summary.values())
         return "\n".join(forms + [f"* holds values capped at {CAP:g} dB"] * starred)
+
+
+def save_text(path: str | Path, forms: Mapping[str, Callable[[], str]], *, overwrite: bool = False) -> None:
+    """Write to ``path`` what the one of ``forms`` gives that belongs to its ending.
+
+    Raises :class:`UsageError` for another ending and :class:`OutputError` where it cannot be written.
+    """
+    if (suffix := Path(path).suffix.lower()) not in forms:
+        what, fix = f"scores are saved as {' or '.join(forms)}", "Choose a name with such an ending"
+        raise UsageError(what, where=path, fix=fix)
+    write_text(path, forms[suffix]().rstrip("\n") + "\n", overwrite=overwrite)
 
 
 def _summarise(name: str, values: list[float]) -> Summary:
