@@ -31,8 +31,9 @@ def keep_global(
 
     A layer smaller than its minimum stays whole. Minima move the common threshold up so that the total is the same:
     each layer keeps the larger of its minimum and of what lies above the threshold (Global MP, arXiv:2209.14624,
-    solved exactly). ``key`` turns a chunk of a layer into scores where they are used, as ``torch.abs`` does for
-    weights, which saves the memory of a copy. Comparisons are made in float32, or float64 if any scores are.
+    solved exactly). The masks, at 1 byte a weight, are nearly all the memory that this takes. ``key`` turns a chunk of
+    a layer into scores where they are used, as ``torch.abs`` does for weights, which saves the memory of a copy.
+    Comparisons are made in float32, or float64 if any scores are.
 
     Raises
     ------
@@ -48,8 +49,15 @@ def keep_global(
     if not 0 <= keep <= total:
         raise UsageError(f"{keep} weights are to be kept of {total}", fix=f"Keep from 0 to {total}")
     floors = _floors(sizes, keep, min_keep)
-    reserved = {name: _largest({name: scores[name]}, floor, key)[name] for name, floor in floors.items() if floor}
-    return MaskSet(_largest(scores, keep, key, reserved))
+    held: dict[str, Tensor] = {}
+    while True:  # a layer below its minimum is held there; the threshold of the others goes up, so it stays below
+        free = {name: score for name, score in scores.items() if name not in held}
+        masks = _largest(free, keep - sum(floors[name] for name in held), key)
+        low = [name for name, mask in masks.items() if int(mask.count_nonzero()) < floors[name]]
+        if not low:
+            return MaskSet({name: held[name] if name in held else masks[name] for name in scores})
+        masks.clear()
+        held |= {name: _largest({name: scores[name]}, floors[name], key)[name] for name in low}
 
 
 def keep_layerwise(scores: Mapping[str, Tensor], counts: Mapping[str, int], *, key: Key | None = None) -> MaskSet:
@@ -95,10 +103,8 @@ def _floors(sizes: Mapping[str, int], keep: int, min_keep: int | Mapping[str, in
     return floors
 
 
-def _largest(
-    scores: Mapping[str, Tensor], keep: int, key: Key | None, first: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Return masks of the ``keep`` largest scores, those in the masks ``first`` before all others."""
+def _largest(scores: Mapping[str, Tensor], keep: int, key: Key | None) -> dict[str, Tensor]:
+    """Return masks of the ``keep`` largest scores."""
     dtype = torch.float64 if any(score.dtype == torch.float64 for score in scores.values()) else torch.float32
     masks = {name: torch.empty(score.shape, dtype=torch.bool, device=score.device) for name, score in scores.items()}
 
@@ -106,12 +112,7 @@ def _largest(
         flat = scores[name].detach().reshape(-1)
         for part in parts:
             numbers = flat[part].to(dtype)
-            numbers = numbers if key is None else key(numbers)
-            if first:
-                numbers = numbers.clamp(max=torch.finfo(dtype).max)  # only those in `first` are infinite
-            if first and name in first:
-                numbers.masked_fill_(first[name].view(-1)[part], torch.inf)
-            yield numbers
+            yield numbers if key is None else key(numbers)
 
     def chunks() -> Iterator[tuple[str, Tensor, Tensor]]:
         for name, mask in masks.items():
