@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from efface.core.catalogue import Entry, entry
 from efface.core.contract.editors import OF_EDITORS
+from efface.core.contract.erasers import OF_ERASERS
 from efface.core.contract.methods import OF_ALL
 from efface.core.contract.networks import OF_NETWORKS
 from efface.core.contract.promise import ContractError
@@ -51,5 +52,5 @@ def check_method(method: str | type) -> None:
 def checks(method: str | type) -> list[Check]:
     """Return the promises that ``method`` has to keep, in the order in which they are best read."""
     found = entry(method if isinstance(method, str) else method.__module__.rpartition(".")[2])
-    of_its_kind = {"Network": OF_NETWORKS, "Editor": OF_EDITORS}[found.kind]
+    of_its_kind = {"Network": OF_NETWORKS, "Editor": OF_EDITORS, "Eraser": OF_ERASERS}[found.kind]
     return [Check(found.name, function) for function in (*OF_ALL, *of_its_kind)]

@@ -6,15 +6,22 @@ those that need a task get one that the package makes, of pictures that the netw
 
 from __future__ import annotations
 
-import copy
-import random
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.core.catalogue import Entry
-from efface.core.contract.promise import SEED, ContractError, in_a_fresh_process, require, small
+from efface.core.contract.promise import (
+    SEED,
+    ContractError,
+    chances,
+    in_a_fresh_process,
+    require,
+    same,
+    small,
+    snapshot,
+)
 from efface.core.method import Editor, Work
 from efface.errors import EffaceError
 from efface.seeds import torch_generator
@@ -38,10 +45,10 @@ def _says_what_it_needs(found: Entry) -> None:
 
 def _planning_leaves_the_model_as_it_was(found: Entry) -> None:
     model = tiny()
-    before, chances = _snapshot(model), _chances()
+    before, draws = snapshot(model), chances()
     _plan(found, model)
-    _same(before, _snapshot(model), "planning changes")
-    require(chances == _chances(), "planning draws from a global random generator", "Take those of `work`")
+    same(before, snapshot(model), "planning changes")
+    require(draws == chances(), "planning draws from a global random generator", "Take those of `work`")
 
 
 def _same_seed_gives_same_bytes(found: Entry) -> None:
@@ -58,10 +65,10 @@ def _same_seed_gives_same_bytes(found: Entry) -> None:
 
 def _is_undone_bit_by_bit(found: Entry) -> None:
     model, plan = tiny(), _planned(found)
-    before, modules = _snapshot(model), list(model.modules())
+    before, modules = snapshot(model), list(model.modules())
     plan.apply(model)
     plan.undo(model)
-    _same(before, _snapshot(model), "undoing does not put back")
+    same(before, snapshot(model), "undoing does not put back")
     require(all(a is b for a, b in zip(modules, model.modules(), strict=True)), "undoing puts back other modules")
 
 
@@ -113,11 +120,11 @@ def _refuses_broken_weights(found: Entry) -> None:
     model = tiny()
     with torch.no_grad():
         model.get_parameter("3.weight")[0, 0] = float("nan")
-    before = _snapshot(model)
+    before = snapshot(model)
     try:
         _plan(found, model)
     except EffaceError:
-        _same(before, _snapshot(model), "refusing changes")
+        same(before, snapshot(model), "refusing changes")
     else:
         raise ContractError("weights that hold NaN are taken")
 
@@ -193,31 +200,3 @@ def _out(model: nn.Module) -> Tensor:
 
     with torch.no_grad():
         return model.eval()(_given())
-
-
-def _snapshot(model: nn.Module) -> dict[str, Any]:
-    """Return all that has to stay: weights, modes, what is frozen, gradients, hooks."""
-    state: dict[str, Any] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for name, module in model.named_modules():
-        hooks = len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks)
-        state[f"mode of {name}"], state[f"hooks of {name}"] = module.training, hooks
-    for name, p in model.named_parameters():
-        state[f"requires_grad of {name}"], state[f"gradient of {name}"] = p.requires_grad, copy.copy(p.grad)
-    return state
-
-
-def _same(before: dict[str, Any], after: dict[str, Any], what: str) -> None:
-    """Raise :class:`ContractError` unless both hold the same, bit by bit."""
-    from efface.core.fingerprint import Imprint
-
-    bits = [{k: Imprint.of(v) if hasattr(v, "dtype") else v for k, v in one.items()} for one in (before, after)]
-    differs = [name for name in {**before, **after} if bits[0].get(name) != bits[1].get(name)]
-    require(not differs, f"{what} {', '.join(differs[:3])}")
-
-
-def _chances() -> tuple[Any, ...]:
-    """Return the states of the global random generators."""
-    import numpy as np
-    import torch
-
-    return random.getstate(), torch.get_rng_state().tolist(), str(np.random.get_state())
