@@ -7,7 +7,7 @@ from tiny import tiny
 from torch import nn
 
 from efface.errors import UsageError
-from efface.parts.concepts.attention import backbone, by_width, cross_attention
+from efface.parts.concepts.attention import backbone, cross_attention
 from efface.parts.concepts.maps import (
     CrossAttnEdit,
     derive,
@@ -138,7 +138,7 @@ def test_cross_attention_is_what_reads_the_text(pipe):
     layers = cross_attention(net)
     assert name == "unet"
     assert layers.keys() == {n for n, _ in net.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))}
-    assert by_width(layers).keys() == {32}
+    assert {layer.in_features for layer in layers.values()} == {32}
 
 
 def test_one_projection_for_all_layers_stands_for_them():

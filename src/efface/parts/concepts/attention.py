@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -13,7 +11,7 @@ from efface.errors import UsageError
 SUPPORTED = "Give a pipeline of diffusers whose denoiser attends to text"
 
 
-def backbone(pipe: Any) -> tuple[str, nn.Module]:
+def backbone(pipe: Any) -> tuple[str, Any]:
     """Return the name of the denoiser in ``pipe``, ``unet`` or ``transformer``, and the denoiser."""
     for name in ("unet", "transformer"):
         if isinstance(net := getattr(pipe, name, None), nn.Module):
@@ -49,11 +47,3 @@ def cross_attention(net: nn.Module) -> dict[str, nn.Linear]:
     if not found:
         raise UsageError("has no cross-attention to text", where=type(net).__name__, fix=SUPPORTED)
     return found
-
-
-def by_width(layers: Mapping[str, nn.Linear]) -> dict[int, dict[str, nn.Linear]]:
-    """Return ``layers`` by the width of the text that they read."""
-    found: dict[int, dict[str, nn.Linear]] = defaultdict(dict)
-    for name, layer in layers.items():
-        found[layer.in_features][name] = layer
-    return dict(found)
