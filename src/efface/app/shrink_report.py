@@ -20,6 +20,8 @@ from efface.verbs.shrunk import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from efface.parts.onnx import Parity
+
 PAGE = "report.html"
 HEADS = ("layer", "shape", "weights", "kept", "density", "share of kept")
 MOST_BARS = 80
@@ -28,6 +30,21 @@ TABLE_STYLE = """
 table { border-collapse: collapse; font-size: .9rem } td, th { padding: .15rem .8rem .15rem 0; text-align: right }
 td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere } img { background: white }
 """
+
+
+def tables(report: Report) -> list[Table]:
+    """Return what to print: layers, channels where some went, and costs."""
+    return [layer_table(report), *([channel_table(report)] if report.channels else []), report.cost.table()]
+
+
+def channel_table(report: Report) -> Table:
+    """Return a row for each group of channels: how many there were and are."""
+    table = Table(title="Channels that go together", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for number, head in enumerate(("group", "before", "after", "left")):
+        table.add_column(head, justify="right" if number else "left", overflow="fold")
+    for row in report.channels:
+        table.add_row(row.group, f"{row.before:,}", f"{row.after:,}", f"{row.after / row.before:.1%}")
+    return table
 
 
 def layer_table(report: Report) -> Table:
@@ -53,7 +70,17 @@ def lines(report: Report) -> list[str]:
     if report.score_before is not None and report.score_after is not None:
         before, after = 100 * report.score_before.accuracy, 100 * report.score_after.accuracy
         told.append(f"Accuracy on {report.data}: {before:.2f} % before, {after:.2f} % after")
+    if (time := report.latency) is not None:
+        before, after = 1000 * time.before, 1000 * time.after
+        told.append(f"A call with a batch of {time.batch}: {before:.3g} ms before, {after:.3g} ms after")
     return told + [f"Note: {note}" for note in report.notes]
+
+
+def parity_line(parity: Parity) -> str:
+    """Say where the ONNX file is, and how near it comes to the model."""
+    batches = " and ".join(map(str, parity.batches))
+    away = f"differs by {parity.difference:.1e} of the largest output" if parity.difference else "gives the same"
+    return f"ONNX: {parity.path}, {away} at batches of {batches}"
 
 
 def write_page(report: Report, folder: Path) -> Path:
@@ -126,6 +153,8 @@ def _rows(report: Report) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for layer in report.layers:
         shape = " x ".join(map(str, layer.shape))
+        if layer.shape_after != layer.shape:
+            shape += f" → {' x '.join(map(str, layer.shape_after)) if layer.shape_after else 'none'}"
         counts = f"{layer.weights:,}", f"{layer.kept:,}", f"{layer.density:.2%}"
         rows.append((layer.name, shape, *counts, f"{layer.kept / max(1, kept):.2%}"))
     return [*rows, ("all", "", f"{weights:,}", f"{kept:,}", f"{kept / weights:.2%}", "")]

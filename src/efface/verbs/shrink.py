@@ -17,7 +17,15 @@ from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import write_json
 from efface.io.folders import atomic_folder, check_folder, free_name
 from efface.verbs.inputs import check_inputs, drawn, require_network
-from efface.verbs.shrunk import Report, histogram, histogram_edges, layers_after, weights_after
+from efface.verbs.shrunk import (
+    Report,
+    channels_after,
+    histogram,
+    histogram_edges,
+    latency,
+    layers_after,
+    weights_after,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     from efface.core.method import Editor
     from efface.core.plan import Plan
     from efface.parts.data.tasks import Score, Task
+    from efface.parts.onnx import Parity
 
 PLAN, REPORT = "plan", "report.json"
 
@@ -36,6 +45,8 @@ class Shrunk:
     opened: Opened
     plan: Plan
     report: Report
+    example: tuple[Any, ...] = ()
+    """Positional inputs of the model, where they are known."""
 
     @cached_property
     def model(self) -> nn.Module:
@@ -61,6 +72,25 @@ class Shrunk:
             self.plan.save(new / PLAN)
             write_json(new / REPORT, self.report.as_dict())
         return place
+
+    def save_onnx(self, path: str | Path, *, overwrite: bool = False) -> Parity:
+        """Write the model as ONNX to ``path``, for any batch size, and return how near the file comes to it.
+
+        Raises
+        ------
+        UsageError
+            If no inputs of the model are known, or the extra `onnx` is not installed.
+        InputError
+            If an operation has no form in ONNX, or onnxruntime computes something else with the file.
+        OutputError
+            If the file is there already and ``overwrite`` is false, or cannot be written.
+        """
+        from efface.parts.onnx import export_onnx
+
+        if not self.example:
+            fix = "Give the shape of one, --input 1x3x224x224, or data"
+            raise UsageError("ONNX is made from a call, and what the model takes is not known", where=path, fix=fix)
+        return export_onnx(self.model, self.example, path, overwrite=overwrite)
 
     def _edit(self, model: nn.Module) -> None:
         if model is self.opened.model:
@@ -144,13 +174,16 @@ def shrink(
     with nullcontext() if task is None else trial(plan.ops, net):
         score_after = _score(net, task, device)
     edges = histogram_edges(net)
+    cost = plan.cost(net, example)
     report = Report(
         model=opened.name,
         method=editor.name,
         params=editor.params(),
         seed=seed,
         layers=layers_after(plan, net),
-        cost=plan.cost(net, example),
+        channels=channels_after(plan),
+        cost=cost,
+        latency=latency(plan, net, example, cost),
         edges=edges,
         before=histogram(prunable(net).values(), edges),
         after=histogram(weights_after(plan, net), edges),
@@ -161,7 +194,7 @@ def shrink(
         seconds=round(time.perf_counter() - start, 2),
         versions=versions(),
     )
-    shrunk = Shrunk(opened, plan, report)
+    shrunk = Shrunk(opened, plan, report, example)
     if opened.form == "module":
         _ = shrunk.model  # applies the plan
     return shrunk

@@ -63,9 +63,15 @@ def shrink_(
     report: Annotated[
         bool, Parameter(group=OUTPUT, help="Also write a page with plots into the folder (extra `plots`).")
     ] = False,
+    onnx: Annotated[
+        Path | None,
+        Parameter(
+            group=OUTPUT, help="Also write the shrunk model to this .onnx file, checked against it (extra `onnx`)."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Take weights out of a model, and print what went and where the result is."""
+    """Take weights or channels out of a model, and print what went and where the result is."""
     from efface.app import shrink_report
     from efface.app.show import print_json, print_rich
     from efface.extras import need
@@ -76,6 +82,12 @@ def shrink_(
         need("matplotlib", extra="plots", job="--report")
     if out is not None and not dry_run:
         check_folder(out, overwrite=overwrite, ours=REPORT)  # before the work, not after it
+    if onnx is not None and not dry_run:
+        from efface.io.atomic import check_target
+        from efface.parts.onnx import need_onnx
+
+        need_onnx()
+        check_target(onnx, overwrite=overwrite)
     shrunk = shrink(
         model,
         method=method,
@@ -92,12 +104,18 @@ def shrink_(
     )
     folder = None if dry_run else shrunk.save(out, overwrite=overwrite)
     page = shrink_report.write_page(shrunk.report, folder) if report and folder is not None else None
+    parity = None
+    if onnx is not None and folder is not None:
+        print(f"Shrunk model: {folder}; writing {onnx}", file=sys.stderr)  # it is there, whatever comes of ONNX
+        parity = shrunk.save_onnx(onnx, overwrite=overwrite)
     if json:
-        paths = {"out": folder, "report_page": page}
+        paths = {"out": folder, "report_page": page, "onnx": parity and parity.path}
         print_json({**{k: v and str(v) for k, v in paths.items()}, **shrunk.report.as_dict()})
         return
-    print_rich(shrink_report.layer_table(shrunk.report), shrunk.report.cost.table())
+    print_rich(*shrink_report.tables(shrunk.report))
     for line in shrink_report.lines(shrunk.report):
         print(line)
     if folder is not None:
         print(f"Shrunk model: {folder}" + (f"\nReport: {page}" if page else ""))
+    if parity is not None:
+        print(shrink_report.parity_line(parity))
