@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from efface.errors import EffaceError, UnknownNameError, WeightsError
 from efface.extras import need
 from efface.io.mapped import dtypes, mapped, shards
-from efface.io.weights import refuse_pickle
+from efface.io.weights import CARD, refuse_pickle
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,12 +40,16 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def open_transformers(folder: Path, config: dict[str, Any]) -> Form:
     """Open a folder of transformers with the class that its ``architectures`` name."""
+    from efface.parts.language.folders import is_shaped, shaped
+
     library = need("transformers", extra="diffusion", job=f"opening {folder}")
     cls, checkpoint = _class(library, config["architectures"][0]), _checkpoint(folder)
+    built = shaped(cls) if is_shaped(config) else cls
     with _quiet("transformers"), _told(folder):
-        model, report = cls.from_pretrained(
+        model, report = built.from_pretrained(
             folder, dtype="auto", variant=_variant(checkpoint), output_loading_info=True, **SAFE
         )
+    model.__class__ = cls
     if missing := sorted(report["missing_keys"]):
         what = f"{len(missing)} weights are missing: {', '.join(missing[:3])}"
         raise WeightsError(what, where=folder, fix="Check `architectures` in its config.json, or download it again")
@@ -66,16 +70,19 @@ def open_diffusers(folder: Path, config: dict[str, Any]) -> Form:
 
 
 def _writer(model: Any, folder: Path, library: str) -> Callable[[Path, Any], None]:
+    from efface.parts.language.folders import note_shape
+
     checkpoint = _checkpoint(folder)
     size = {"max_shard_size": _shard_size(checkpoint)} if checkpoint.suffix == ".json" else {}
 
     def write(new: Path, edit: Callable[[nn.Module], object]) -> None:
         edit(model)
+        note_shape(model)
         with _quiet(library):
             model.save_pretrained(new, variant=_variant(checkpoint), **size)
         for file in folder.iterdir():  # tokenisers and the like, but neither weights nor what has just been written
             weights = ".index" in file.suffixes or file.suffix in (".safetensors", ".bin", ".h5", ".msgpack")
-            if file.is_file() and not weights and not (new / file.name).exists():
+            if file.is_file() and not weights and file.name != CARD and not (new / file.name).exists():
                 shutil.copyfile(file, new / file.name)
 
     return write

@@ -95,9 +95,9 @@ def _open_folder(folder: Path) -> Opened:
         parts = sorted(p.parent.name for p in folder.glob("*/config.json"))
         fix = "Name one of its networks: " + ", ".join(str(folder / part) for part in parts)
         raise UsageError("is a pipeline of several networks", where=folder, fix=fix)
-    if (folder / CARD).is_file():
-        return _open_weights(folder)
     config = config_of(folder)
+    if (folder / CARD).is_file() and not config.keys() & {"_class_name", "architectures"}:
+        return _open_weights(folder)
     for key, form, opener in (
         ("_class_name", "diffusers", open_diffusers),
         ("architectures", "transformers", open_transformers),

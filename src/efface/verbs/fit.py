@@ -91,9 +91,9 @@ def _stem(recipe: str | Path | Recipe) -> str:
 
 
 def _method(recipe: Recipe) -> Network:
-    from efface.training.worlds import NETWORKS
+    from efface.training import language, worlds
 
-    kind = NETWORKS.get(recipe.method) or get(recipe.method)
+    kind = {**worlds.NETWORKS, **language.NETWORKS}.get(recipe.method) or get(recipe.method)
     method = kind.from_params(recipe.params)
     if not isinstance(method, Network):
         raise UsageError("is not a network that can be trained", where=recipe.method)

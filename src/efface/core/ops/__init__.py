@@ -9,6 +9,7 @@ from efface.core.ops.map import Map
 from efface.core.ops.mask import Mask
 from efface.core.ops.op import Op, Row, TensorOp, Undo, norm, tensor_at
 from efface.core.ops.replace import Replace
+from efface.core.ops.silence import Silence
 
 __all__ = [
     "OPS",
@@ -20,11 +21,12 @@ __all__ = [
     "Op",
     "Replace",
     "Row",
+    "Silence",
     "TensorOp",
     "Undo",
     "norm",
     "tensor_at",
 ]
 
-OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Map, Drop, Bypass, Replace)}
+OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Map, Drop, Bypass, Silence, Replace)}
 """Every kind of edit, by the name that it has in ``plan.json``."""

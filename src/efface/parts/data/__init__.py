@@ -12,9 +12,10 @@ from efface.errors import DataError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from efface.parts.data.boxed import BoxedPictures, HiddenStyle
     from efface.parts.data.erase_text import EraseText
+    from efface.parts.data.language import Tokens
     from efface.parts.data.world import Captioned, Judged, World
 
-    Source = EraseText | BoxedPictures | HiddenStyle | World | Judged | Captioned
+    Source = EraseText | BoxedPictures | HiddenStyle | World | Judged | Captioned | Tokens
 
 
 def source(name: str, **options: Any) -> Source:
@@ -121,10 +122,18 @@ def world_captioned(autoencoder: str | Path, scenes: int = 16384) -> Captioned:
     return Captioned(autoencoder, scenes)
 
 
+def text(folder: str | Path, length: int = 128) -> Tokens:
+    """Return windows of ``length`` characters of a text file, or of all texts in ``folder``, but for their end."""
+    from efface.parts.data.language import Corpus, characters
+
+    return Corpus.read(folder, characters(), length=length).train
+
+
 SOURCES: dict[str, Callable[..., Source]] = {
     "erase-text": erase_text,
     "boxed-text": boxed_text,
     "world": world,
     "world-judged": world_judged,
     "world-captioned": world_captioned,
+    "text": text,
 }

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-CACHES = ("past_key_values", "past_key_value")
+CACHES = ("past_key_values", "past_key_value", "layer_past")
 """What the layers of transformers call the cache of keys and values that they are given."""
 
 
@@ -59,6 +60,17 @@ class PassThrough(nn.Module):
             nothing = first.new_zeros(first.shape[0], 1, first.shape[1], 1)  # (b, heads, tokens, width)
             cache.update(nothing, nothing, self.cache_layer)
         return first if self.result is None else tuple(given.get(name or "") for name in self.result)
+
+
+class Silent(PassThrough):
+    """Return zeros where a residual branch would return what is added to its input."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return zeros of the shape of what came in."""
+        passed = super().forward(*args, **kwargs)
+        if isinstance(passed, tuple):
+            return tuple(None if value is None else torch.zeros_like(value) for value in passed)
+        return torch.zeros_like(passed)
 
 
 def arguments_of(module: nn.Module) -> list[str]:
