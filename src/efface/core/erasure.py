@@ -19,7 +19,7 @@ from torch import Tensor
 from efface.core.erasure_report import ORIGINAL, Report, Scored
 from efface.core.plan import Plan
 from efface.errors import UsageError
-from efface.parts.concepts.attacks import Attack, Case, Drawing
+from efface.parts.concepts.case import Attack, Case, Drawing
 from efface.parts.metrics.erasure import Figure, complement, drift, feature_drift, frechet_own, h_c, h_o, mean, rate
 from efface.parts.metrics.judged import NONE, Judge, Seen, broken, cer, entropy, followed, look
 

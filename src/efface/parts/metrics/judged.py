@@ -113,5 +113,5 @@ def broken(seen: Seen, concept: str) -> list[bool]:
 
 def entropy(seen: Seen, concept: str) -> list[float]:
     """Return the entropy in nats of the judge's belief about the factor of ``concept`` in each picture."""
-    log_probs = seen.log_probs[seen.factor(concept)]
-    return (-np.where(np.isfinite(log_probs), np.exp(log_probs) * log_probs, 0).sum(1)).tolist()
+    log_probs = np.maximum(seen.log_probs[seen.factor(concept)], -1e3)  # 0 log 0 is 0
+    return (-(np.exp(log_probs) * log_probs).sum(1)).tolist()
