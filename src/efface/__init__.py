@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from efface.verbs.convert import convert
     from efface.verbs.find import describe, find, get
     from efface.verbs.fit import fit
+    from efface.verbs.forget import Forgotten, forget
     from efface.verbs.inspect import Inspection, inspect
     from efface.verbs.rules import Rules
     from efface.verbs.sample import sample
@@ -31,6 +32,7 @@ __all__ = [
     "Cleaned",
     "EffaceError",
     "Exported",
+    "Forgotten",
     "Inspection",
     "Plan",
     "Rules",
@@ -47,6 +49,7 @@ __all__ = [
     "export_blocks",
     "find",
     "fit",
+    "forget",
     "get",
     "inspect",
     "sample",
@@ -61,6 +64,7 @@ HOMES = {
     "Cleaned": "efface.verbs.clean",
     "EffaceError": "efface.errors",
     "Exported": "efface.verbs.blocks",
+    "Forgotten": "efface.verbs.forget",
     "Inspection": "efface.verbs.inspect",
     "Plan": "efface.core.plan",
     "Rules": "efface.verbs.rules",
@@ -76,6 +80,7 @@ HOMES = {
     "export_blocks": "efface.verbs.blocks",
     "find": "efface.verbs.find",
     "fit": "efface.verbs.fit",
+    "forget": "efface.verbs.forget",
     "get": "efface.verbs.find",
     "inspect": "efface.verbs.inspect",
     "sample": "efface.verbs.sample",

@@ -36,6 +36,11 @@ COMMANDS = {
         "much of each layer is safe to take; and forms of sparse layers that are really quicker on this machine.",
         "efface bench nets.small:build net_shrunk --input 1x3x32x32 --export column-blocks -o quick/",
     ),
+    "forget": (
+        "Take concepts out of a generator.\n\nThe pipeline stays as it is: what comes out is an edit, small, that "
+        "`efface sample` applies, scales and stacks, and that can be exported. Needs the extra `diffusion`.",
+        'efface forget tiny --remove circle --instead square --keep "a star; a cross" -o no-circles',
+    ),
     "sample": (
         "Draw pictures from a prompt.\n\nWith a text-to-image pipeline of diffusers, or with the tiny one that comes "
         "with the package. Needs the extra `diffusion`.",

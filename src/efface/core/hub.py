@@ -6,11 +6,13 @@ import contextlib
 import difflib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.errors import EffaceError, UnknownNameError, WeightsError
+from efface.core.trained import SHIPPED
+from efface.errors import EffaceError, UnknownNameError, UsageError, WeightsError
 from efface.extras import need
 from efface.io.mapped import dtypes, mapped, shards
 from efface.io.weights import CARD, refuse_pickle
@@ -18,7 +20,9 @@ from efface.io.weights import CARD, refuse_pickle
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG = "config.json"
+CONFIG, INDEX = "config.json", "model_index.json"
+TINY, PIPELINE = "tiny", "tiny-text-to-image"
+"""Short name of the pipeline that comes with the package, and that of its folder."""
 SAFE = {"local_files_only": True, "use_safetensors": True}
 Form = tuple["nn.Module", tuple[Any, ...], Callable[[Path, Callable[["nn.Module"], object]], None]]
 """A model, an example of its inputs where one is known, and what writes it back."""
@@ -67,6 +71,55 @@ def open_diffusers(folder: Path, config: dict[str, Any]) -> Form:
     with _quiet("diffusers"), _told(folder):
         model = cls.from_pretrained(folder, torch_dtype=stored, variant=_variant(checkpoint), **SAFE)
     return model.eval(), _noisy_picture(model), _writer(model, folder, "diffusers")
+
+
+def open_pipeline(spec: str | Path, device: str = "cpu") -> Any:
+    """Open a pipeline of diffusers in float32, without a word: a folder, an id of the hub that is in its cache.
+
+    ``tiny`` is the one that comes with the package. Nothing is downloaded and nothing unpickled.
+
+    Raises
+    ------
+    UsageError
+        If ``spec`` is neither a folder nor in the cache.
+    WeightsError
+        If the folder holds no pipeline, or one that is damaged or pickled.
+    """
+    import torch
+
+    diffusers = need("diffusers", extra="diffusion", job=f"opening {spec}")
+    folder = SHIPPED / PIPELINE if str(spec) == TINY else Path(spec)
+    folder = folder if folder.is_dir() else _cached(str(spec))
+    if not (folder / INDEX).is_file():
+        raise WeightsError(f"holds no pipeline: no {INDEX}", where=folder, fix="Give a pipeline of diffusers")
+    with _quiet("diffusers"), _quiet("transformers"), warnings.catch_warnings(), _told(folder):
+        warnings.simplefilter("ignore")  # of settings that are old; what goes wrong is raised
+        variant = {"variant": "fp16"} if _only_half(folder) else {}
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, **variant, **SAFE)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(device)
+
+
+def save_pipeline(pipe: Any, folder: Path) -> None:
+    """Write ``pipe`` into ``folder`` as diffusers does, without a word."""
+    with _quiet("diffusers"), _quiet("transformers"), _told(folder):
+        pipe.save_pretrained(folder, safe_serialization=True)
+
+
+def _cached(spec: str) -> Path:
+    """Return the folder of the hub's cache that holds the repository ``spec``."""
+    hub = need("huggingface_hub", extra="diffusion", job=f"opening {spec}")
+    try:
+        return Path(hub.snapshot_download(spec, local_files_only=True))
+    except (hub.errors.LocalEntryNotFoundError, hub.errors.HFValidationError, OSError) as error:
+        fix = f"Give a folder of diffusers or `{TINY}`, or download it first: hf download NAME"
+        raise UsageError("is no folder, and not in the cache of the hub", where=spec, fix=fix) from error
+
+
+def _only_half(folder: Path) -> bool:
+    """Say whether a pipeline is stored in its variant fp16 alone."""
+    files = list(folder.glob("*/*.safetensors"))
+    return bool(files) and all(".fp16" in file.name for file in files)
 
 
 def _writer(model: Any, folder: Path, library: str) -> Callable[[Path, Any], None]:

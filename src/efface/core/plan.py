@@ -239,6 +239,11 @@ _APPLIED: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
 """Plans that are applied, by model, in order."""
 
 
+def applied(model: nn.Module) -> tuple[Plan, ...]:
+    """Return the plans that are applied to ``model``, in order."""
+    return tuple(entry.plan for entry in _APPLIED.get(model, []))
+
+
 def _imprint_after(op: TensorOp, tensor: Tensor) -> Imprint:
     with told(op):
         return Imprint.of(op.becomes(tensor))

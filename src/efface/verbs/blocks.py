@@ -150,7 +150,7 @@ def convert(
             new = from_dense(net.get_submodule(name), pattern, form)
             edits.append(Replace.by(name, new, new.args()))
     kept = [op for op in plan.ops if op.target.rpartition(".")[0] not in chosen]
-    facts = {"columns": columns, "block": block, "revived": revived, "of": plan.made_by}
+    facts: dict[str, Any] = {"columns": columns, "block": block, "revived": revived, "of": plan.made_by}
     new_plan = Plan.of(net, [*kept, *edits], method=f"{plan.name}, column blocks", **facts)
     with trial(new_plan.ops, net):
         score_after = what.score()

@@ -1,4 +1,4 @@
-"""Draw pictures from prompts with a text-to-image pipeline."""
+"""Draw pictures from prompts with a text-to-image pipeline, as it is and under edits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from efface.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-TINY = "tiny"
-"""Name of the pipeline that comes with the package."""
+    from efface.core.ops import Op
+    from efface.core.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,17 @@ class Sampled:
     pictures: Tensor
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
+    before: Tensor | None = None
+    """The same prompts and seeds without the edits, where that was asked for."""
 
 
 def sample(
     pipe: Any,
     prompt: str | Sequence[str],
     *,
+    edits: Sequence[Plan | str | Path] = (),
+    strength: float = 1.0,
+    compare: bool = False,
     seeds: Sequence[int] = (0,),
     steps: int = 20,
     guidance: float = 4.0,
@@ -38,24 +43,87 @@ def sample(
 ) -> Sampled:
     """Draw a picture of every prompt at every seed, prompt by prompt.
 
-    ``pipe`` is a pipeline of the Stable Diffusion 1 or 2 kind, its diffusers folder, or ``tiny``, the one that comes
-    with the package. The same seed gives every prompt the same first noise.
+    ``pipe`` is a pipeline of the Stable Diffusion 1, 2 or XL kind, its folder or name in the hub's cache, or ``tiny``,
+    the one that comes with the package. The same seed gives every prompt the same first noise.
+
+    Parameters
+    ----------
+    edits
+        What :func:`efface.forget` made on this pipeline, or folders of it; they act together, ``strength`` times as
+        much, and the pipeline is afterwards as it was. Gated ones act on each prompt by how much it is about what they
+        erase.
+    compare
+        Also draw without the edits.
+
+    Raises
+    ------
+    UsageError
+        If nothing would be drawn, a name is unknown, or the pipeline is of another kind.
+    PlanError
+        If an edit is for another pipeline, is there twice, or conflicts with another.
     """
+    import torch
+
+    from efface.core.eraser import check_edits, editable
+    from efface.core.hub import open_pipeline
     from efface.core.trained import pick_device
+    from efface.core.trial import trial
     from efface.parts.diffusion.pipelines import sample
     from efface.parts.diffusion.samplers import SAMPLERS
-    from efface.parts.worlds.pipeline import SHIPPED, load_pipeline
+    from efface.verbs.subject import load_plan
 
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if steps < 1 or not prompts or not seeds:
         raise UsageError("nothing would be drawn", where="sample", fix="Give a prompt, a seed, and 1 step or more")
     if sampler not in SAMPLERS:
         raise UnknownNameError("sampler", sampler, SAMPLERS)
+    plans = [load_plan(edit) if isinstance(edit, str | Path) else edit for edit in edits]
     if isinstance(pipe, str | Path):
-        pipe = load_pipeline(SHIPPED if str(pipe) == TINY else pipe).to(pick_device(device))
-    each = [(text, seed) for text in prompts for seed in seeds]
-    texts, numbers = [text for text, _ in each], [seed for _, seed in each]
-    made = sample(
-        pipe, texts, numbers, steps=steps, guidance=guidance, negative=negative, sampler=SAMPLERS[sampler]
-    )  # fmt: skip
-    return Sampled(made, tuple(texts), tuple(numbers))
+        pipe = open_pipeline(pipe, pick_device(device))
+
+    def draw(texts: Sequence[str]) -> Tensor:
+        """Return the pictures of ``texts``, each at every seed."""
+        each = [text for text in texts for _ in seeds]
+        return sample(
+            pipe, each, [*seeds] * len(texts), steps=steps, guidance=guidance, negative=negative,
+            sampler=SAMPLERS[sampler],
+        )  # fmt: skip
+
+    box = editable(pipe)
+    made: dict[str, Tensor] = {}
+    check_edits(box, plans)
+    for ops, texts in _groups(pipe, prompts, [plan.scaled(strength) for plan in plans]):
+        with trial(ops, box):
+            made |= zip(texts, draw(texts).split(len(seeds)), strict=True)
+    return Sampled(
+        torch.cat([made[text] for text in prompts]),
+        tuple(text for text in prompts for _ in seeds),
+        tuple(seeds) * len(prompts),
+        draw(prompts) if compare else None,
+    )
+
+
+def _groups(pipe: Any, prompts: Sequence[str], plans: Sequence[Plan]) -> list[tuple[list[Op], list[str]]]:
+    """Return the prompts that the same edits act on equally, each group with these edits.
+
+    So weights are merged once for each group, and a step costs what it costs without edits.
+    """
+    texts, gates = list(dict.fromkeys(prompts)), [_gates(pipe, prompts, plan) for plan in plans]
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for text in texts:
+        groups.setdefault(tuple(gate[text] for gate in gates), []).append(text)
+    return [
+        ([op for plan, gate in zip(plans, acting, strict=True) if gate for op in plan.scaled(gate).ops], group)
+        for acting, group in groups.items()
+    ]
+
+
+def _gates(pipe: Any, prompts: Sequence[str], plan: Plan) -> dict[str, float]:
+    """Return how much ``plan`` acts on each prompt: wholly, or if it is gated by the concept that is nearest to it."""
+    if not plan.made_by.get("gate"):
+        return dict.fromkeys(prompts, 1.0)
+
+    from efface.parts.concepts.gate import facilitation
+
+    concepts = [one["remove"] for one in plan.made_by["erases"]]
+    return dict(zip(prompts, facilitation(pipe, prompts, concepts).amax(1).tolist(), strict=True))

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from efface.app.options import HOW, OUTPUT, Device, Json
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
 GAP = 2  # pixels between the pictures of a sheet
+WHAT_TO_OPEN = "Folder of a diffusers pipeline, name of one in the hub's cache, or tiny: our own."
 
 
 def sample_(
-    pipeline: Annotated[str, Parameter(name="PIPELINE", help="Folder of a diffusers pipeline, or tiny: our own.")],
+    pipeline: Annotated[str, Parameter(name="PIPELINE", help=WHAT_TO_OPEN)],
     prompt: Annotated[str, Parameter(name="PROMPT", help="What to draw.")],
     /,
     *,
+    edit: Annotated[
+        list[Path] | None,
+        Parameter(group=HOW, metavar="EDIT", help="Folder of an edit to draw with; repeated, they act together."),
+    ] = None,
+    strength: Annotated[float, Parameter(group=HOW, help="How much the edits act; 1 is as they were made.")] = 1.0,
     steps: Annotated[int, Parameter(group=HOW, help="Steps from noise to picture.")] = 20,
     seed: Annotated[int, Parameter(group=HOW, help="Seed of the first picture; the next ones count up.")] = 0,
-    grid: Annotated[int, Parameter(group=HOW, help="Number of pictures, drawn side by side on one sheet.")] = 1,
+    grid: Annotated[
+        int, Parameter(group=HOW, help="Number of pictures on the sheet; with edits a row before and a row after.")
+    ] = 1,
     guidance: Annotated[float, Parameter(group=HOW, help="How hard the prompt pulls; 1 is the model alone.")] = 4.0,
     negative: Annotated[str, Parameter(group=HOW, help="What to steer away from.")] = "",
     sampler: Annotated[str, Parameter(group=HOW, help="ddim, euler, heun, dpmpp-2m or ancestral.")] = "ddim",
@@ -30,29 +41,38 @@ def sample_(
     json: Json = False,
 ) -> int:
     """Draw, write the sheet, and say where it is."""
-    from PIL import Image
-
     from efface.app.show import print_json
     from efface.io.atomic import atomic_write, check_target
     from efface.verbs.sample import sample
 
     check_target(out, overwrite=overwrite)
+    edits = edit or []
     drawn = sample(
-        pipeline, prompt, seeds=range(seed, seed + grid), steps=steps, guidance=guidance, negative=negative,
-        sampler=sampler, device=device,
+        pipeline, prompt, edits=edits, strength=strength, compare=bool(edits), seeds=range(seed, seed + grid),
+        steps=steps, guidance=guidance, negative=negative, sampler=sampler, device=device,
     )  # fmt: skip
-    pictures = (drawn.pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    height, width = pictures.shape[1:3]
-    columns = max(1, round(grid**0.5))
-    rows = -(-grid // columns)
-    size = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)
-    sheet = Image.new("RGB", size, "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (i % columns * (width + GAP), i // columns * (height + GAP)))
-    with atomic_write(out, overwrite=overwrite) as temporary:
-        sheet.save(temporary, "PNG")
-    if json:
-        print_json({"path": str(out), "prompt": prompt, "seeds": list(drawn.seeds)})
+    if drawn.before is None:
+        image = sheet(drawn.pictures, max(1, round(grid**0.5)))
     else:
-        print(f"{out}: {grid} of {prompt!r}", file=sys.stdout)
+        image = sheet([*drawn.before, *drawn.pictures], grid)
+    with atomic_write(out, overwrite=overwrite) as temporary:
+        image.save(temporary, "PNG")
+    if json:
+        told = {"path": str(out), "prompt": prompt, "seeds": list(drawn.seeds)}
+        print_json({**told, "edits": [str(path) for path in edits], "strength": strength} if edits else told)
+    else:
+        print(f"{out}: {grid} of {prompt!r}" + (", before above after" if edits else ""))
     return 0
+
+
+def sheet(pictures: Tensor | list[Tensor], columns: int) -> Image:
+    """Return ``pictures`` (3, h, w) in [0, 1] side by side, ``columns`` in a row."""
+    from PIL import Image
+
+    height, width = pictures[0].shape[1:]
+    rows = -(-len(pictures) // columns)
+    image = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for i, picture in enumerate(pictures):
+        pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+        image.paste(Image.fromarray(pixels), (i % columns * (width + GAP), i // columns * (height + GAP)))
+    return image

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from efface.errors import UsageError
+from efface.parts.concepts.slots import encode
 from efface.parts.diffusion.adapters import Process, denoiser, levels
-from efface.parts.diffusion.guidance import Conditional, guided
+from efface.parts.diffusion.guidance import Condition, Conditional, guided
 from efface.parts.diffusion.samplers import Denoise, ddim
 from efface.seeds import torch_generator
 
@@ -29,14 +30,37 @@ def encode_prompts(pipe: Any, prompts: Sequence[str] | Tensor) -> Tensor:
     return pipe.text_encoder(tokens.input_ids.to(pipe.text_encoder.device))[0]
 
 
+def conditions(pipe: Any, prompts: Sequence[str] | Tensor) -> Condition:
+    """Return what the denoiser is told of each of ``prompts``: embeddings, and in a tuple for SDXL pooled ones too."""
+    if not _tells_sizes(pipe):
+        return encode_prompts(pipe, prompts)
+    if isinstance(prompts, Tensor):
+        fix = "Give the prompts themselves"
+        raise UsageError("is told more of a prompt than embeddings", where=type(pipe).__name__, fix=fix)
+    found = encode(pipe, prompts)
+    assert found.pooled is not None
+    return found.embeds.to(pipe.unet.dtype), found.pooled.to(pipe.unet.dtype)
+
+
 def model_of(pipe: Any) -> Conditional:
-    """Return the denoiser of a pipeline of the Stable Diffusion 1 or 2 kind as (x, sigma, text) to x0."""
+    """Return the denoiser of a pipeline of the Stable Diffusion 1, 2 or XL kind as (x, sigma, condition) to x0."""
     missing = [part for part in ("unet", "text_encoder", "tokenizer", "vae") if getattr(pipe, part, None) is None]
-    if missing or getattr(pipe, "text_encoder_2", None) is not None:
-        what = f"has no {', '.join(missing)}" if missing else "has two text encoders"
-        fix = "Give a pipeline of Stable Diffusion 1 or 2, or call this one itself"
+    if missing or (getattr(pipe, "text_encoder_2", None) is not None) != _tells_sizes(pipe):
+        what = f"has no {', '.join(missing)}" if missing else "has two text encoders, and no use for the second"
+        fix = "Give a pipeline of Stable Diffusion 1, 2 or XL, or call this one itself"
         raise UsageError(what, where=type(pipe).__name__, fix=fix)
-    return denoiser(pipe.unet, Process.of(pipe.scheduler))
+    process = Process.of(pipe.scheduler)
+    if not _tells_sizes(pipe):
+        return denoiser(pipe.unet, process)
+
+    def clean(x: Tensor, sigma: float, condition: Condition) -> Tensor:
+        embeds, pooled = condition
+        side = [pipe.vae_scale_factor * size for size in x.shape[-2:]]
+        sizes = x.new_tensor([[*side, 0, 0, *side]]).expand(len(x), -1)  # as made, cut off, and wanted
+        added = {"text_embeds": pooled, "time_ids": sizes}
+        return denoiser(pipe.unet, process, added_cond_kwargs=added)(x, sigma, embeds)
+
+    return clean
 
 
 def first_noise(pipe: Any, seeds: Sequence[int]) -> Tensor:
@@ -49,8 +73,14 @@ def first_noise(pipe: Any, seeds: Sequence[int]) -> Tensor:
 
 def prompted(pipe: Any, prompts: Sequence[str] | Tensor, guidance: float, negative: str = "") -> Denoise:
     """Return the denoiser of ``pipe`` under ``prompts``, one for each sample, guided away from ``negative``."""
-    empty = encode_prompts(pipe, [negative]).expand(len(prompts), -1, -1)
-    return guided(model_of(pipe), encode_prompts(pipe, prompts), empty, guidance)
+    model = model_of(pipe)
+    condition, empty = conditions(pipe, prompts), conditions(pipe, [negative])
+    if isinstance(empty, tuple):
+        silent = not negative and pipe.config.force_zeros_for_empty_prompt
+        empty = tuple((0 * part if silent else part).expand(len(prompts), *part.shape[1:]) for part in empty)
+    else:
+        empty = empty.expand(len(prompts), -1, -1)
+    return guided(model, condition, empty, guidance)
 
 
 @torch.no_grad()
@@ -69,11 +99,10 @@ def sample(
 
     A picture depends on its own prompt and seed, up to rounding, not on those drawn with it, ``batch`` at a time.
     """
-    sigmas = levels(pipe.scheduler, steps)
     made = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
-        denoise = prompted(pipe, prompts[part], guidance, negative)
+        denoise, sigmas = prompted(pipe, prompts[part], guidance, negative), levels(pipe.scheduler, steps)
         made.append(decode(pipe, sampler(denoise, first_noise(pipe, seeds[part]) * sigmas[0].item(), sigmas)).cpu())
     return torch.cat(made)
 
@@ -81,3 +110,8 @@ def sample(
 def decode(pipe: Any, latents: Tensor) -> Tensor:
     """Return the pictures (b, 3, h, w) in [0, 1] of ``latents``."""
     return (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+
+def _tells_sizes(pipe: Any) -> bool:
+    """Say whether the denoiser is told a pooled embedding and sizes beside the embeddings, as that of SDXL is."""
+    return bool(pipe.unet.config.get("addition_embed_type") == "text_time")
