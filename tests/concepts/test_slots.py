@@ -78,21 +78,37 @@ def test_two_encoders_lie_side_by_side(pipe):
     assert old.shape == new.shape == (SLOTS - 1, 48)
 
 
-def test_aligned_begins_at_the_last_words(pipe):
+def test_aligned_meets_at_the_last_words(pipe):
     old, new = aligned(pipe, "half moon", "star", ("{}", "a photo of {}"))
     concept, guide = encode(pipe, ["half moon"]).embeds[0], encode(pipe, ["star"]).embeds[0]
-    rows = SLOTS - 2
-    torch.testing.assert_close(old[:rows], concept[2:])
-    torch.testing.assert_close(new[:rows], guide[1 : 1 + rows])
-    assert len(old) == len(new) == rows + SLOTS - 5
+    torch.testing.assert_close(old[: SLOTS - 2], concept[2:])
+    torch.testing.assert_close(new[: SLOTS - 2], guide[1:-1])
+    assert len(old) == len(new) == SLOTS - 2 + SLOTS - 5
 
 
-def test_aligned_finds_a_concept_in_the_middle_and_takes_the_start_for_nothing(pipe):
+def test_aligned_gives_a_place_to_every_row(pipe):
+    old, new = aligned(pipe, "star", "half moon")
+    guide = encode(pipe, ["half moon"]).embeds[0]
+    assert len(old) == SLOTS - 1
+    torch.testing.assert_close(new, torch.cat([guide[2:], guide[-1:]]))
+
+
+@pytest.mark.parametrize(("rows", "meets"), [("all", [0, 1, 1, *range(2, 15)]), ("content", [1, 1, *range(2, 15)])])
+def test_aligned_takes_the_words_before_the_last_as_well(pipe, rows, meets):
+    old, new = aligned(pipe, "half moon", "star", rows=rows)
+    torch.testing.assert_close(old, encode(pipe, ["half moon"]).embeds[0, -len(meets) :])
+    torch.testing.assert_close(new, encode(pipe, ["star"]).embeds[0, meets])
+
+
+def test_aligned_finds_a_concept_in_the_middle(pipe):
     old, _ = aligned(pipe, "circle", "star", ("a {} on white",))
     torch.testing.assert_close(old, encode(pipe, ["a circle on white"]).embeds[0, 2:])
-    old, new = aligned(pipe, "circle", "")
-    torch.testing.assert_close(new, encode(pipe, [""]).embeds[0, :-1])
-    assert len(old) == SLOTS - 1
+
+
+@pytest.mark.parametrize(("template", "slot"), [("{}", 1), ("a photo of {}", 4)])
+def test_for_nothing_stands_the_slot_behind_the_words_before(pipe, template, slot):
+    _, new = aligned(pipe, "circle", "", (template,))
+    torch.testing.assert_close(new, encode(pipe, [template.replace("{}", "")]).embeds[0, slot:])
 
 
 def test_a_pipeline_without_text_is_refused():

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from efface.errors import UsageError
+from efface.errors import UsageError, WeightsError
 
 RIDGE = 1e-2
 """Pull of M towards the identity, relative to the mean square of the rows; l = 0.5 of UCE is about this much."""
@@ -87,6 +87,8 @@ def gram(parts: Iterable[Tensor]) -> Tensor:
                     grid[i][j].addmm_(left.T, columns[j])
     if total is None:
         raise UsageError("no matrices were given", where="gram")
+    if not total.isfinite().all():
+        raise WeightsError("hold NaN or infinity", where="gram", fix="Load the pipeline again, in float32")
     return total.tril() + total.tril(-1).T
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from efface.errors import UsageError
 
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}")
 """Sentences around a concept that edits are made with; score with others."""
+Rows = Literal["tail", "content", "all"]
+"""Slots of a concept: from its last word on, all but the start, or all."""
 LONGEST = 512
 """Slots of a tokenizer that names no limit."""
 
@@ -89,19 +91,30 @@ def slots(pipe: Any) -> int:
     return _limit(_encoders(pipe)[0][0][0])
 
 
-def aligned(pipe: Any, concept: str, guide: str, templates: Sequence[str] = ("{}",)) -> tuple[Tensor, Tensor]:
-    """Return rows (n, width) of ``concept`` and those of ``guide`` that are to take their places.
+def aligned(
+    pipe: Any, concept: str, guide: str, templates: Sequence[str] = ("{}",), *, rows: Rows = "tail"
+) -> tuple[Tensor, Tensor]:
+    """Return rows (n, width) of ``concept`` and the rows of ``guide`` that are to take their places.
 
-    In each template both begin at the last word, go to the last slot, and are cut to equal number (as in the first code
-    of UCE). An empty guide begins at the word before it, or at the start.
+    In each template last words meet, and so do all slots behind them; where one has fewer, its last slot serves again.
+    ``tail`` begins at the last word, as the first code of UCE does; ``content`` takes the words before it as well, and
+    ``all`` also the start. They meet from the start on, and a longer concept's meet the last word of the guide. For an
+    empty guide the slot behind the words before it stands.
     """
     texts = [template.replace("{}", text) for template in templates for text in (concept, guide)]
-    begins = last_words(pipe, [t.partition("{}")[0] + text for t in templates for text in (concept, guide)])
-    embeds, pairs = encode(pipe, texts).embeds, []
+    before = [template.partition("{}")[0] + text for template in templates for text in (concept, guide)]
+    places = [
+        last + (not text)
+        for last, text in zip(last_words(pipe, before), [concept, guide] * len(templates), strict=True)
+    ]
+    given, old, new = encode(pipe, texts), [], []
     for number in range(0, len(texts), 2):
-        rows = embeds.shape[1] - max(begins[number : number + 2])
-        pairs.append([embeds[i, begins[i] : begins[i] + rows] for i in (number, number + 1)])
-    old, new = zip(*pairs, strict=True)
+        own, other = places[number : number + 2]
+        begin = own if rows == "tail" else int(given.start[number, 0]) if rows == "content" else 0
+        slot = torch.arange(begin, given.ids.shape[1])
+        meets = torch.where(slot < own, slot.clamp(max=other), slot - own + other).clamp(max=given.ids.shape[1] - 1)
+        old.append(given.embeds[number, begin:])
+        new.append(given.embeds[number + 1, meets])
     return torch.cat(old), torch.cat(new)
 
 
