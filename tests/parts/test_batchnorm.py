@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from efface.errors import DataError
-from efface.parts.nn.batchnorm import reestimate
+from efface.parts.nn.batchnorm import load_statistics, merged, reestimate, statistics
 
 
 @pytest.fixture
@@ -56,3 +56,26 @@ def test_old_statistics_come_back_after_an_error(net, bad):
 
 def test_a_network_without_statistics_is_not_run():
     reestimate(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), [])
+
+
+@pytest.mark.parametrize("sizes", [(7,), (2, 30, 5), (10, 10)])
+def test_merged_statistics_are_those_of_all_data(sizes):
+    draw = torch.Generator().manual_seed(len(sizes))
+    sources = [torch.randn(n, 4, generator=draw) * (1 + i) + 3 * i for i, n in enumerate(sizes)]
+    pooled = torch.cat(sources)
+    means, variances = [s.mean(0) for s in sources], [s.var(0, correction=0) for s in sources]
+    mean, variance = merged(means, variances, sizes)
+    assert torch.allclose(mean, pooled.mean(0), atol=1e-5)
+    assert torch.allclose(variance, pooled.var(0, correction=0), rtol=1e-4)
+    plain_mean, plain = merged(means, variances, sizes, "plain")
+    assert torch.equal(mean, plain_mean)
+    assert (plain < variance).all() == (len(sizes) > 1)
+
+
+def test_statistics_are_put_back_where_they_were(net):
+    reestimate(net, batches())
+    given = statistics(net)
+    assert given.shape == (2, 6)
+    load_statistics(net, given + 1)
+    assert torch.equal(net[1].running_mean, given[0, :4] + 1)
+    assert torch.equal(net[4].running_var, given[1, 4:] + 1)
