@@ -145,12 +145,11 @@ class Channels:
 
 def makers(graph: ChannelGraph) -> set[tuple[str, int]]:
     """Return the dimensions (parameter, dimension) by which channels are made or scaled, and not only read."""
-    names = graph.program.graph_signature.inputs_to_parameters
     parameters = dict(graph.model.named_parameters(remove_duplicate=False))
     found: set[tuple[int, int]] = set()
-    for node in graph.program.graph.nodes:
-        if node.name in names:
-            parameter = parameters[names[node.name]]
+    for node, source in graph.program.sources.items():
+        if isinstance(source, str) and source in parameters:
+            parameter = parameters[source]
             for user in node.users:
                 found |= {(id(parameter), dim) for dim in set(range(parameter.ndim)) - _summed(user, node)}
     return {(name, dim) for name, p in graph.model.named_parameters() for dim in range(p.ndim) if (id(p), dim) in found}
@@ -171,21 +170,23 @@ def invariant(graph: ChannelGraph, names: Sequence[str], made: set[tuple[str, in
 
 def perturbed(model: nn.Module, seed: int = 0) -> nn.Module:
     """Return a copy of ``model`` in which no parameter is zero or constant."""
-    probe, draw = copy.deepcopy(model).cpu(), torch_generator(seed, "perturbed")
+    probe, draw = copy.deepcopy(model), torch_generator(seed, "perturbed")
     with torch.no_grad():
         for parameter in probe.parameters():
-            noise = torch.randn(parameter.shape, generator=draw).to(parameter.dtype)
+            noise = torch.randn(parameter.shape, generator=draw).to(parameter)
             parameter.add_(noise * (0.1 * parameter.square().mean().sqrt() + 0.01))
     return probe
 
 
 def difference(model: nn.Module, other: nn.Module, graph: ChannelGraph) -> float:
     """Return the largest difference of outputs on the example of ``graph``, as a share of the largest output."""
-    found = []
-    for net in (model, other):
-        with quiet(net):
-            found.append(_floats(net(*graph.args, **graph.kwargs)))
-    return _distance(found[1], found[0])
+    return _distance(outputs_of(graph, other), outputs_of(graph, model))
+
+
+def outputs_of(graph: ChannelGraph, model: nn.Module) -> list[Tensor]:
+    """Return what ``model`` makes of the example of ``graph``, tensors of floating point alone."""
+    with quiet(model):
+        return _floats(model(*graph.args, **graph.kwargs))
 
 
 def _asleep(graph: ChannelGraph, probe: nn.Module, names: list[str], made: set[tuple[str, int]]) -> list[str]:
@@ -211,8 +212,7 @@ def _wakes(graph: ChannelGraph, probe: nn.Module, names: Sequence[str], made: se
     try:
         for views in (makes, every):
             views.zero_(views.values(), half)
-            with quiet(probe):
-                found.append(_floats(probe(*graph.args, **graph.kwargs)))
+            found.append(outputs_of(graph, probe))
     finally:
         for name, value in every.values().items():
             value.copy_(before[name])

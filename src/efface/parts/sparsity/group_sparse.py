@@ -128,10 +128,9 @@ class GroupSparse:
         weight = dual_half_space(reading, stage.weight, stage.amplify, stage.limit) * self.redundant
         groups.add_(now, self._before, -weight / reading.norm.clamp_min(TINY), rates)
         left = half_space(reading.norm, groups.dots(now, self._before), stage.epsilon) & self.redundant
-        if self.step == stage.stop - 1:
-            self.forced = int((self.redundant & ~left).count_nonzero())
-            left = self.redundant
         self._settle(left, groups.norms(now))
+        if self.step == stage.stop - 1 and bool(self.redundant.any()):
+            self._finish(groups.norms(now))
 
     def _settle(self, left: Tensor, norms: Tensor) -> None:
         """Set ``left`` to zero, smallest first, as far as the target asks for; at the target, let the others go."""
@@ -149,7 +148,14 @@ class GroupSparse:
             low, high = (low, middle) if self.choice.enough(after(middle)) else (middle, high)
         self.zero = after(high)
         self.redundant = torch.zeros_like(self.zero) if reached else self.redundant & ~self.zero
-        self.forced = min(self.forced, high)
+
+    def _finish(self, norms: Tensor) -> None:
+        """Set what is missing to the target to zero: redundant groups, small ones first."""
+        norms = torch.where(self.redundant, norms, norms + norms.max() * len(norms))
+        missing = self._chosen(norms) & ~self.zero
+        self.forced = int(missing.count_nonzero())
+        self.zero = self.zero | missing
+        self.redundant = torch.zeros_like(self.zero)
 
     def _hesso(self, optimizer: torch.optim.Optimizer, groups: GroupViews) -> None:
         """Shrink redundant groups so that they come to zero in a line at the end of the round."""
