@@ -90,7 +90,7 @@ def test_texts_to_keep_are_kept_better_than_others(pipe):
 def test_the_start_that_all_prompts_share_stays(pipe, slots):
     start = encode(pipe, [""]).embeds[0, 0].double()
     moved = matrix(plan(pipe, slots=slots)) @ start - start
-    assert moved.norm() < 0.05 * start.norm()
+    assert moved.norm() < 0.1 * start.norm()
 
 
 def test_a_lam_that_makes_embeddings_short_is_told(pipe):
