@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ class Sizes:
     groups: Mapping[str, Group]
     cells: Mapping[str, Sequence[Sequence[Cell]]]
     """The cells of each dimension of each parameter."""
+
+    @cached_property
+    def full(self) -> dict[str, int]:
+        """How many numbers each parameter has where all groups keep all they have."""
+        return {name: self.numel(name, {}) for name in self.cells}
 
     def shape(self, name: str, widths: Widths) -> tuple[int, ...]:
         """Return the shape that a parameter has where groups have other ``widths``."""
@@ -82,7 +88,7 @@ class Fit:
     @property
     def reached(self) -> dict[str, float]:
         """Share of its weights that each layer keeps; above 1 where it grows."""
-        return {name: self.sizes.numel(name, self.widths) / self.sizes.numel(name, {}) for name in self.asked}
+        return {name: self.sizes.numel(name, self.widths) / self.sizes.full[name] for name in self.asked}
 
     @property
     def narrower(self) -> dict[str, int]:
@@ -162,7 +168,7 @@ def fit_widths(
     spans = [abs(targets[name]) + math.log(limit.high) for name, limit in limits.items()]
     reach = 1 + max(spans, default=0.0)  # a shift by as much takes every group to its bound
     low, high = -reach, reach
-    for _ in range(60):  # down to the precision of a float
+    for _ in range(40):  # down to a billionth
         middle = (low + high) / 2
         low, high = (middle, high) if fits(shifted(middle)) else (low, middle)
     widths = shifted(low)
@@ -211,7 +217,7 @@ def _left(cell: Cell, ratios: Mapping[str, float]) -> float:
 
 
 def _cost(sizes: Sizes, budget: Budget, widths: Widths) -> float:
-    return sum(cost * sizes.numel(name, widths) / sizes.numel(name, {}) for name, cost in budget.costs.items())
+    return sum(cost * sizes.numel(name, widths) / sizes.full[name] for name, cost in budget.costs.items())
 
 
 def _least_squares(
@@ -224,7 +230,7 @@ def _least_squares(
     """
     names, columns = list(most), {name: i for i, name in enumerate(most)}
     bound = np.array([most[name] for name in names])
-    weights = np.sqrt([max(1.0, density * sizes.numel(name, {})) for name, density in densities.items()])
+    weights = np.sqrt([max(1.0, density * sizes.full[name]) for name, density in densities.items()])
     x, misses = np.zeros(len(names)), np.zeros(len(densities))
     for _ in range(ROUNDS):
         matrix = np.zeros((len(densities), len(names)))
