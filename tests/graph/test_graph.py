@@ -163,3 +163,39 @@ def test_ties_are_transitive_and_freezing_spreads() -> None:
     atoms.tie(c[:, :1], None)
     assert atoms.why(atoms.settled(b))[0].tolist()[1::2] == [-1, -1]
     assert min(atoms.why(atoms.settled(b))[0][::2]) >= 0
+
+
+def test_what_cannot_be_recorded_is_exported() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu().unsqueeze_(1).squeeze_(1))
+
+    graph = graph_of(Net(), torch.randn(2, 4))
+    assert type(graph.program.root) is not nn.Module
+    assert members(graph, "a") == {("a.weight", 0), ("a.bias", 0), ("b.weight", 1)}
+    assert len(plan_removal(graph, {"a": np.arange(6) < 3})) == 1
+
+
+def test_what_code_keeps_while_it_runs_is_put_back() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.last = nn.Linear(4, 6), nn.Linear(6, 3), None
+            self.constant = torch.ones(6)
+            self.register_buffer("seen", torch.zeros(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = self.a(x) * self.constant + torch.arange(6) + torch.tensor([2.0])
+            self.seen = self.last.mean(0)
+            return self.b(self.last)
+
+    net = Net()
+    seen = net.seen
+    graph = graph_of(net, torch.randn(2, 4))
+    assert type(graph.program.root) is nn.Module
+    assert (net.last, net.seen) == (None, seen)
+    assert "fixed size" in (graph.frozen["a"].frozen or "")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.export import ExportedProgram
 
 from efface.errors import UnknownNameError
 from efface.parts.graph.atoms import Atoms, Ints
-from efface.parts.graph.trace import Trace, export, follow
+from efface.parts.graph.record import Program
+from efface.parts.graph.trace import Trace, follow, program_of
 from efface.seeds import numpy_generator
 
 SINGLE = "a single channel: nothing would be left"
@@ -82,8 +82,8 @@ class ChannelGraph:
         return self.trace.unknown
 
     @property
-    def program(self) -> ExportedProgram:
-        """The exported network."""
+    def program(self) -> Program:
+        """The network as a graph of operations."""
         return self.trace.program
 
     def group(self, name: str) -> Group:
@@ -110,7 +110,7 @@ def channel_graph(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
         If it cannot be exported.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    trace = follow(model, export(model, args, kwargs))
+    trace = follow(model, program_of(model, args, kwargs))
     groups = _gather(trace)
     free = {group.name: group for group in groups if group.frozen is None}
     return ChannelGraph(model, args, kwargs, trace, free, {g.name: g for g in groups if g.frozen is not None})

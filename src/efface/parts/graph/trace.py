@@ -1,4 +1,4 @@
-"""Follow the channels of a network through the graph that torch.export makes of it.
+"""Follow the channels of a network through the graph of its operations.
 
 The graph is for analysis only. Every tensor gets a label for each dimension, operation by operation, by the rules of
 :mod:`.rules`; what no rule knows is frozen and named, never guessed.
@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from efface.errors import InputError, UsageError
 from efface.parts.graph.atoms import Atoms, Dims, Label
 from efface.parts.graph.names import ENTRY, INSIDE, sizes_of
+from efface.parts.graph.record import Program, record
+from efface.parts.graph.remove import tensor_of
 from efface.parts.nn.modes import mode
 
 OUTPUT = "part of the output of the network"
@@ -31,9 +32,9 @@ UNUSED = "used by nothing"
 
 @dataclass
 class Trace:
-    """What was found out about the tensors of an exported network."""
+    """What was found out about the tensors of a network."""
 
-    program: ExportedProgram
+    program: Program
     module: nn.Module
     atoms: Atoms = field(default_factory=Atoms)
     tensors: dict[str, Dims] = field(default_factory=dict)
@@ -47,11 +48,18 @@ class Trace:
     unknown: list[str] = field(default_factory=list)
     """Operations without a rule, and where they are."""
     _holders: dict[tuple[str, Sequence[str]], dict[int, list[str]]] = field(default_factory=dict)
+    _modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    def module_at(self, path: str) -> nn.Module:
+        """Return the module called ``path``."""
+        if not self._modules:
+            self._modules.update(self.module.named_modules(remove_duplicate=False))
+        return self._modules[path]
 
     def holders(self, path: str, names: Sequence[str]) -> dict[int, list[str]]:
         """Return which attributes of a module, of those called ``names``, hold a size, by their values."""
         if (path, names) not in self._holders:
-            self._holders[path, names] = sizes_of(self.module.get_submodule(path), names)
+            self._holders[path, names] = sizes_of(self.module_at(path), names)
         return self._holders[path, names]
 
 
@@ -98,9 +106,9 @@ class Call:
         if label is None:
             return
         path = module_of(self.node)
-        module = self.trace.module.get_submodule(path)
+        held = self.trace.module_at(path).__dict__
         for name in names:
-            if getattr(module, name, None) in (label.shape[1], (label.shape[1],), [label.shape[1]]):
+            if held.get(name) in (label.shape[1], (label.shape[1],), [label.shape[1]]):
                 self.trace.sized.append((path, name, label))
 
     @property
@@ -111,7 +119,7 @@ class Call:
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
-    """Export ``model`` for analysis, without and else with a look at its bytecode (non-strict is many times faster).
+    """Export ``model``, without and else with a look at its bytecode (non-strict is many times faster).
 
     Raises
     ------
@@ -138,11 +146,20 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     raise InputError(what, where=type(model).__name__, fix=fix) from failures[0]
 
 
-def follow(model: nn.Module, program: ExportedProgram) -> Trace:
+def program_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    """Return the graph of ``model``: recorded where that works, and else exported, which raises as :func:`export`."""
+    try:
+        with quiet(model):
+            return record(model, args, kwargs)
+    except Exception:  # what went wrong is told by torch.export, if it does there as well
+        return Program.of(export(model, args, kwargs))
+
+
+def follow(model: nn.Module, program: Program) -> Trace:
     """Return the labels of all parameters and buffers of ``model``, having followed them through ``program``."""
     trace = Trace(program, model)
     env, weights = _inputs(trace)
-    _run(trace, program.graph_module, env, weights)
+    _run(trace, program.graph, program.root, env, weights)
     return trace
 
 
@@ -163,19 +180,21 @@ def _inputs(trace: Trace) -> tuple[dict[Node, Any], set[Node]]:
     env: dict[Node, Any] = {}
     weights: set[Node] = set()
     tied: dict[int, Dims] = {}
-    nodes = [node for node in trace.program.graph.nodes if node.op == "placeholder"]
-    for node, spec in zip(nodes, trace.program.graph_signature.input_specs, strict=True):
+    for node, source in trace.program.sources.items():
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
             continue
         env[node] = [None] * value.ndim
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None:
-            getter = trace.module.get_parameter if spec.kind == InputKind.PARAMETER else trace.module.get_buffer
-            same = id(getter(spec.target))
+        if isinstance(source, str):
+            same = id(tensor_of(trace.module, source))
             if same not in tied:
                 tied[same] = [trace.atoms.fresh(n) if n > 1 else None for n in value.shape]
-            env[node] = trace.tensors[spec.target] = tied[same]
+            env[node] = trace.tensors[source] = tied[same]
             weights.add(node)
+    every = (trace.module.named_parameters, trace.module.named_buffers)
+    for name, tensor in (pair for pairs in every for pair in pairs(remove_duplicate=False)):
+        if id(tensor) in tied:
+            trace.tensors[name] = tied[id(tensor)]
     used = {id(env[node]) for node in weights if node.users}
     for dims in trace.tensors.values():
         for label in dims if id(dims) not in used else ():
@@ -183,14 +202,14 @@ def _inputs(trace: Trace) -> tuple[dict[Node, Any], set[Node]]:
     return env, weights
 
 
-def _run(trace: Trace, graph: GraphModule, env: dict[Node, Any], weights: set[Node]) -> list[Any]:
+def _run(trace: Trace, graph: Graph, root: nn.Module, env: dict[Node, Any], weights: set[Node]) -> list[Any]:
     """Apply the rule of every node of ``graph`` and return the labels of its results."""
     from efface.parts.graph.rules import infer
 
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if node.op == "output":
             results = [env.get(n) for n in node.args[0]] if isinstance(node.args[0], (list, tuple)) else []
-            if graph is trace.program.graph_module:
+            if graph is trace.program.graph:
                 for dims in results:
                     for label in dims or ():
                         trace.atoms.freeze(label, OUTPUT)
@@ -198,7 +217,7 @@ def _run(trace: Trace, graph: GraphModule, env: dict[Node, Any], weights: set[No
         if node.op != "call_function":
             continue
         inside = next((a for a in node.args if isinstance(a, Node) and a.op == "get_attr"), None)
-        if inside is not None and isinstance(body := getattr(graph, str(inside.target)), GraphModule):
+        if inside is not None and isinstance(body := getattr(root, str(inside.target)), GraphModule):
             env[node] = _enter(trace, body, node, env)  # a part that is run without gradients, for example
         else:
             env[node] = infer(trace, node, env, weights)
@@ -211,15 +230,15 @@ def _run(trace: Trace, graph: GraphModule, env: dict[Node, Any], weights: set[No
 def _enter(trace: Trace, body: GraphModule, node: Node, env: dict[Node, Any]) -> list[Any]:
     given = [a for a in node.args if isinstance(a, Node) and a.op != "get_attr"]
     inner = [n for n in body.graph.nodes if n.op == "placeholder"]
-    return _run(trace, body, {n: env[g] for n, g in zip(inner, given, strict=True) if g in env}, set())
+    return _run(trace, body.graph, body, {n: env[g] for n, g in zip(inner, given, strict=True) if g in env}, set())
 
 
 def _note_sizes(trace: Trace, node: Node, env: dict[Node, Any], weights: set[Node]) -> None:
     """Note which attributes hold the size of a dimension that enters their module, or that its code handles."""
     given = [source for source in node.all_input_nodes if source not in weights]
-    stack = _stack(node)
+    stack, others = _stack(node), [(source, _stack(source)) for source in given]
     for path in stack:
-        entering = [source for source in given if path not in _stack(source)]
+        entering = [source for source, other in others if path not in other]
         inside = [node, *given] if path == stack[-1] else []
         for names, sources in ((ENTRY, entering), (INSIDE, inside)):
             known = trace.holders(path, names) if sources else {}

@@ -1,6 +1,6 @@
 """Prove a removal: it must give what setting the same channels to zero gives, at two batch sizes, and export again.
 
-The reference is the exported network, computed with every weight of the removed channels at zero. Norms that take a
+The reference is the graph of the network, computed with every weight of the removed channels at zero. Norms that take a
 mean and variance over channels are told to leave those out, so the proof covers them as well.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -32,7 +31,8 @@ TOLERANCE = 1e-4
 def verified(graph: ChannelGraph, keep: Keep, *, reexport: bool = True) -> list[Removal]:
     """Return the removals of all groups whose removal holds; those that fail are frozen in ``graph``, with the reason.
 
-    The network stays as it is. ``reexport`` also exports what it becomes, which takes as long as the analysis.
+    The network stays as it is. ``reexport`` also exports what it becomes, which takes longer than the analysis. Raises
+    :class:`InputError` if that fails with the network as it is as well.
     """
     removals(graph, keep)  # raises before anything is touched
     sound = _sound(graph, {name: np.asarray(mask, dtype=bool) for name, mask in keep.items()})
@@ -42,6 +42,7 @@ def verified(graph: ChannelGraph, keep: Keep, *, reexport: bool = True) -> list[
             with _removed(graph.model, made):
                 export(graph.model, graph.args, graph.kwargs)
         except EffaceError as error:
+            export(graph.model, graph.args, graph.kwargs)  # raises by itself if the whole network does not export
             for name in sound:
                 graph.refuse(name, f"the network does not export without it: {error.what}")
             return []
@@ -101,22 +102,19 @@ def _removed(model: nn.Module, made: Iterable[Removal]) -> Iterator[None]:
 
 
 class _Zeroed(Interpreter):
-    """Computes the exported network with removed channels at zero, norms leaving them out."""
+    """Computes the graph of the network with removed channels at zero, norms leaving them out."""
 
     def __init__(self, graph: ChannelGraph, removed: NDArray[np.bool_]) -> None:
-        super().__init__(graph.program.graph_module)
+        super().__init__(graph.program.root, graph=graph.program.graph)
         self._graph, self._removed = graph, removed
 
     def outputs(self) -> list[Tensor]:
         """Return the outputs that are floating-point tensors."""
-        program = self._graph.program
-        users = iter(tree_flatten((self._graph.args, self._graph.kwargs))[0])
-        values: list[Any] = []
-        for spec in program.graph_signature.input_specs:
-            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-                values.append(self._zeroed(str(spec.target)))
-            else:
-                values.append(next(users) if spec.kind == InputKind.USER_INPUT else program.constants[str(spec.target)])
+        leaves = tree_flatten((self._graph.args, self._graph.kwargs))[0]
+        values = []
+        for source in self._graph.program.sources.values():
+            values.append(self._zeroed(source) if isinstance(source, str) else source)
+            values[-1] = leaves[source] if isinstance(source, int) else values[-1]
         return _floats(self.run(*values))
 
     def run_node(self, n: Node) -> Any:
