@@ -184,7 +184,9 @@ def test_the_posterior_is_kept_on_request(tmp_path):
 
 def test_chances_that_forbid_clusters_are_told_of():
     assert "avoid each other" in method(p01=(0.5, 0.5), p11=(0.2, 0.2)).notes()[0]
+    assert "live or die as one" in method(p01=(0.1, 0.1), p11=(0.7, 0.6)).notes()[0]
     assert not method().notes()
+    assert not method(prior="independent").notes()
 
 
 @pytest.mark.parametrize("wrong", [{"p01": (0.1,)}, {"active": (1.0, 1.0, 1.0)}, {"inactive": (0.0, 1.0)}], ids=str)

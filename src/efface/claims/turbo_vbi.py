@@ -33,6 +33,8 @@ from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 ROUNDS, STEPS, FINETUNE, BATCH, SPARSITY = 10, 150, 300, 128, 0.9
+P01, P11 = (0.15, 0.15), (0.44, 0.44)
+"""Couplings near the strongest at which a grid does not yet order as a whole."""
 ENERGY = 0.9
 """Share of the squared weights that column blocks are to hold."""
 LAYER = "linear1"
@@ -124,8 +126,9 @@ def _arm(context: Context, pictures: Task, net: nn.Module, seed: int, arm: str) 
     if arm != "magnitude":
         prior = "grid" if arm == "turbo" else arm
         method = TurboVBI(
-            prior=prior, sparsity=SPARSITY, rounds=rounds, steps=steps, finetune=finetune, batch=BATCH, structure=False
-        )
+            prior=prior, p01=P01, p11=P11, sparsity=SPARSITY, structure=False,
+            rounds=rounds, steps=steps, finetune=finetune, batch=BATCH,
+        )  # fmt: skip
         plan = method.plan(net, pictures, Work(seed=seed, device=context.device))
         return plan.apply(copy.deepcopy(net)), MaskSet(plan.masks())
     net = copy.deepcopy(net)

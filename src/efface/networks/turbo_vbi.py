@@ -40,7 +40,17 @@ from efface.parts.nn.batchnorm import reestimate
 from efface.parts.nn.bayesian import Bayes, Posterior, bayesian, plain, sigma
 from efface.parts.sparsity.budget import best
 from efface.parts.sparsity.gammas import Gamma, apart, together
-from efface.parts.sparsity.grid import LIMIT, Chain, GridMarkov, Independent, SupportPrior, clusters, from_grid, to_grid
+from efface.parts.sparsity.grid import (
+    LIMIT,
+    ORDER,
+    Chain,
+    GridMarkov,
+    Independent,
+    SupportPrior,
+    clusters,
+    from_grid,
+    to_grid,
+)
 from efface.parts.sparsity.masks import Attached, MaskSet, unwrapped
 from efface.parts.sparsity.prunable import prunable
 from efface.seeds import derive
@@ -185,8 +195,14 @@ class TurboVBI(Editor):
 
     def notes(self) -> list[str]:
         """Return what users should know of the settings."""
-        apart = self.prior == "grid" and any(b < a for a, b in zip(self.p01, self.p11, strict=True))
-        return ["p11 < p01: live weights avoid each other, so there will be no clusters"] if apart else []
+        field = self.support()
+        if not isinstance(field, GridMarkov):
+            return []
+        couplings = field.down.coupling, field.across.coupling
+        notes = ["p11 < p01: live weights avoid each other, so there will be no clusters"] if min(couplings) < 0 else []
+        if min(couplings) > ORDER:
+            notes.append("p11 is so far above p01 that whole layers may live or die as one; bring them closer")
+        return notes
 
 
 @dataclass

@@ -21,6 +21,8 @@ from efface.errors import UsageError
 
 LIMIT = 30.0
 """Largest log-odds: beyond it float32 knows no difference from certainty."""
+ORDER = 2 * math.log(1 + math.sqrt(2))
+"""Coupling from which on a square grid without evidence orders as a whole (Onsager's critical point), 1.76."""
 
 
 class SupportPrior(Protocol):
@@ -74,6 +76,11 @@ class Chain:
         """Mean length of a cluster of live weights."""
         return 1 / (1 - self.p11)
 
+    @property
+    def coupling(self) -> float:
+        """Log-odds of a weight behind a live one less those behind a dead one; 0 is independent, below 0 repels."""
+        return math.log(self.p11 / (1 - self.p11)) - math.log(self.p01 / (1 - self.p01))
+
     def onward(self, q: Tensor) -> Tensor:
         """Return the log-odds of a weight whose predecessor lives with probability ``q``."""
         return torch.logit(self.p01 + (self.p11 - self.p01) * q)
@@ -99,6 +106,7 @@ class GridMarkov:
 
     Beliefs are exact on a single row or column and close to it on grids, where loops are counted in. All messages are
     sent at once, ``sweeps`` times, and ``damping`` of each old one is kept, since strong couplings would oscillate.
+    Where both couplings exceed :data:`ORDER`, a grid is as a whole live or dead, whatever most of its weights say.
     """
 
     down: Chain
