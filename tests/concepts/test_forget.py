@@ -259,6 +259,12 @@ def test_other_families_are_edited_through_what_reads_the_text(turned):
     plan.apply(editable(flux))
     assert torch.allclose(flux.transformer.context_embedder(rows), expected, **NEAR)
     assert torch.equal(flux.transformer.context_embedder.bias, bias)
+    size = {"height": 16, "width": 16, "num_inference_steps": 1, "output_type": "latent", "guidance_scale": 0.0}
+    made = flux("a circle", **size, generator=torch.Generator().manual_seed(0)).images
+    plan.undo(editable(flux))
+    with TextMap.of(flux, [plan]).acting(flux):
+        again = flux("a circle", **size, generator=torch.Generator().manual_seed(0)).images
+    assert torch.allclose(again, made, **NEAR)
 
 
 def test_a_baked_folder_is_an_ordinary_pipeline(turned, tmp_path):

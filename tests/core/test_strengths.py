@@ -184,3 +184,24 @@ def test_a_tied_weight_of_a_part_goes_by_its_first_name():
     assert plan.base.tied == {"again.weight": "text.weight"}
     plan.apply(net)
     plan.undo(net)
+
+
+def test_plans_of_parts_add_up_if_they_meet_nowhere_or_follow_each_other():
+    net = build()
+    first, apart = Plan.of(net, [turn(("k",))], whole=False), Plan.of(net, [turn(("v",))], whole=False)
+    clash = Plan.of(net, [Delta.add("net.k.weight", noise(6, 4))], whole=False)
+    first.apply(net)
+    then = Plan.of(net, [Delta.add("net.k.weight", noise(6, 4)), Delta.add("text.bias", noise(4))], whole=False)
+    for both, names in (
+        (first + apart, {"net.k.weight", "net.v.weight"}),
+        (first + then, {"net.k.weight", "text.bias"}),
+    ):
+        other = build()
+        assert set(both.base.tensors) == set(both.after.tensors) == names
+        before = Fingerprint.of(other)
+        both.apply(other)
+        assert Fingerprint.of(other, names) == both.after
+        both.undo(other)
+        assert Fingerprint.of(other) == before
+    with pytest.raises(PlanError, match=r"both change net\.k\.weight"):
+        first + clash

@@ -86,7 +86,8 @@ def _version() -> str:
 
 app = App(
     name="efface",
-    help="Take out what should not be there: text out of pictures, weights out of networks.",
+    help="Take out what should not be there: text out of pictures, weights out of networks, concepts out of "
+    "generators.",
     help_format="plaintext",
     help_epilogue="Begin with: efface clean photo.jpg\nOptions and an example of each command: efface COMMAND --help",
     version=_version,

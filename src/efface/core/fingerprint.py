@@ -139,6 +139,15 @@ class Fingerprint:
         )
         return Fingerprint(tensors, tied, self.whole)
 
+    def conflicts(self, other: Fingerprint) -> list[str]:
+        """Return the names of the tensors that both know, and know differently."""
+        return [name for name, imprint in self.tensors.items() if other.tensors.get(name, imprint) != imprint]
+
+    def joined(self, other: Fingerprint) -> Fingerprint:
+        """Return a fingerprint of all that either knows; ``other`` has the last word."""
+        tensors, tied = {**self.tensors, **other.tensors}, {**self.tied, **other.tied}
+        return Fingerprint(tensors, tied, self.whole or other.whole)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fingerprint as JSON-ready values."""
         tensors = {name: str(imprint) for name, imprint in self.tensors.items()}

@@ -67,7 +67,10 @@ class Plan:
         ``other`` was made on the model as this plan leaves it, or on the same model as this one and touches nothing
         that this one touches. Anything else is a :class:`PlanError`.
         """
-        if not self.after.differences(other.base):
+        base = self.base
+        if not (base.whole and other.base.whole) and not self.after.conflicts(other.base):
+            base, after = other.base.joined(base), self.after.joined(other.after)
+        elif not self.after.differences(other.base):
             after = other.after
         elif not self.base.differences(other.base):
             if both := sorted(self._touched() & other._touched()):
@@ -79,7 +82,7 @@ class Plan:
             what = f"{other.name} was made neither on the model that {self.name} makes nor on the same ({differences})"
             raise PlanError(what, fix="Make it on the model that the first plan was applied to")
         made_by = {"method": f"{self.name} + {other.name}", "parts": [self.made_by, other.made_by]}
-        return Plan((*self.ops, *other.ops), self.base, after, made_by)
+        return Plan((*self.ops, *other.ops), base, after, made_by)
 
     @property
     def name(self) -> str:
@@ -157,6 +160,7 @@ class Plan:
         for op in self.ops:
             for name in [name for name in alive if name.startswith(f"{op.target}.")]:
                 del alive[name]  # in a module that went
+            alive = {name: mask if mask is None else op.follow(name, mask) for name, mask in alive.items()}
             name = self.base.tied.get(op.target, op.target)
             alive[name] = op.alive(alive.get(name))
         return {name: mask for name, mask in alive.items() if mask is not None}
