@@ -1,9 +1,7 @@
 """`efface sample` and `efface forget`: sheets before and after, edits that stack, and clear refusals."""
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from efface.core.fingerprint import Fingerprint
 from efface.core.ops import Delta
 from efface.core.plan import Plan
 from efface.errors import PlanError, UsageError
+from efface.parts.concepts import gate
 from efface.verbs.sample import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # of diffusers
@@ -89,7 +88,7 @@ def test_gated_edits_act_by_prompt_and_prompts_alike_are_drawn_together(monkeypa
         asked.append((list(prompts), list(concepts)))
         return torch.tensor([[share[prompt] * (concept == "circle") for concept in concepts] for prompt in prompts])
 
-    monkeypatch.setitem(sys.modules, "efface.parts.concepts.gate", SimpleNamespace(facilitation=facilitation))
+    monkeypatch.setattr(gate, "facilitation", facilitation)
     pipe, plans = tiny(), [gated("one", 0.3, "oval", "circle"), gated("other", 0.1, "cross")]
     drawn = sample(pipe, [*share], edits=plans, compare=True, **QUICK)
     assert asked == [([*share], ["oval", "circle"]), ([*share], ["cross"])]
@@ -114,6 +113,7 @@ def test_what_cannot_be_drawn_is_refused(plan):
         pipe.unet.conv_out.bias.add_(1)
     with pytest.raises(PlanError, match="other weights"):
         sample(pipe, "a star", edits=[plan], **QUICK)
+    assert sample(pipe, "a star", edits=[plan], sibling=True, **QUICK).pictures.shape == (1, 3, 32, 32)
 
 
 def test_a_sheet_has_a_picture_for_each_place():

@@ -33,6 +33,7 @@ def sample(
     *,
     edits: Sequence[Plan | str | Path] = (),
     strength: float = 1.0,
+    sibling: bool = False,
     compare: bool = False,
     seeds: Sequence[int] = (0,),
     steps: int = 20,
@@ -52,6 +53,8 @@ def sample(
         What :func:`efface.forget` made on this pipeline, or folders of it; they act together, ``strength`` times as
         much, and the pipeline is afterwards as it was. Gated ones act on each prompt by how much it is about what they
         erase.
+    sibling
+        Take edits that were made for another pipeline of the same architecture, such as one that was tuned further.
     compare
         Also draw without the edits.
 
@@ -91,7 +94,7 @@ def sample(
 
     box = editable(pipe)
     made: dict[str, Tensor] = {}
-    check_edits(box, plans)
+    check_edits(box, plans, strict=not sibling)
     for ops, texts in _groups(pipe, prompts, [plan.scaled(strength) for plan in plans]):
         with trial(ops, box):
             made |= zip(texts, draw(texts).split(len(seeds)), strict=True)

@@ -27,6 +27,9 @@ def sample_(
         Parameter(group=HOW, metavar="EDIT", help="Folder of an edit to draw with; repeated, they act together."),
     ] = None,
     strength: Annotated[float, Parameter(group=HOW, help="How much the edits act; 1 is as they were made.")] = 1.0,
+    sibling: Annotated[
+        bool, Parameter(group=HOW, help="Take edits made for another pipeline of the same architecture.")
+    ] = False,
     steps: Annotated[int, Parameter(group=HOW, help="Steps from noise to picture.")] = 20,
     seed: Annotated[int, Parameter(group=HOW, help="Seed of the first picture; the next ones count up.")] = 0,
     grid: Annotated[
@@ -48,8 +51,9 @@ def sample_(
     check_target(out, overwrite=overwrite)
     edits = edit or []
     drawn = sample(
-        pipeline, prompt, edits=edits, strength=strength, compare=bool(edits), seeds=range(seed, seed + grid),
-        steps=steps, guidance=guidance, negative=negative, sampler=sampler, device=device,
+        pipeline, prompt, edits=edits, strength=strength, sibling=sibling, compare=bool(edits),
+        seeds=range(seed, seed + grid), steps=steps, guidance=guidance, negative=negative, sampler=sampler,
+        device=device,
     )  # fmt: skip
     if drawn.before is None:
         image = sheet(drawn.pictures, max(1, round(grid**0.5)))
