@@ -154,6 +154,14 @@ def test_statistics_of_clients_are_merged_and_the_lowest_loss_is_taken():
     assert torch.allclose(given.net[0][1].running_mean, torch.from_numpy(given._merged[chosen][0, :4]))
 
 
+def test_only_clients_that_measured_candidates_are_asked_to_judge_them():
+    given = server()
+    client = given.method.client(network(), task(), Work())
+    given.receive(1, "train", {1: client.answer(given.request(1, "train", 1), {})})
+    assert given.request(1, "evaluate", 0) is None
+    assert given.request(1, "evaluate", 1).config["job"] == "losses"
+
+
 def test_a_client_with_another_network_refuses():
     given = server(candidates=1)
     client = given.method.client(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), task(), Work())

@@ -176,6 +176,7 @@ class Server:
         self.masks = self._candidates[0] if len(self._candidates) == 1 or self._selecting else self._by_validation()
         self._version, self._known = 0, dict[int, int]()
         self._sent: dict[int, int] = {}
+        self._merged, self._measured = np.zeros(0, np.float32), set[int]()
         self._flops = count_flops(self.net, task.train.take(np.zeros(1, np.int64))["picture"])
 
     @property
@@ -197,8 +198,9 @@ class Server:
         """Ask for statistics and then losses of all candidates in the first round, and for training after that."""
         told = {"digest": self.layout.digest, "round": number}
         if self._selecting and number == 1:
-            if stage == "evaluate":
-                return Request({"statistics": self._merged}, {**told, "job": "losses"})
+            if stage == "evaluate":  # those that did not answer do not have the candidates
+                judge = node in self._measured
+                return Request({"statistics": self._merged}, {**told, "job": "losses"}) if judge else None
             state, arrays = self.net.state_dict(), dict[str, Any]()
             for i, masks in enumerate(self._candidates):
                 arrays |= {f"{i}.{name}": array for name, array in self.layout.encode(state, masks).items()}
@@ -271,7 +273,7 @@ class Server:
         ]  # (candidates, 2, channels)
         how: Merge = "plain" if self.method.merge == "plain" else "pooled"
         mean, variance = merged([f[:, 0] for f in found], [f[:, 1] for f in found], list(counts.values()), how)
-        self._merged = torch.stack([mean, variance], 1).numpy()
+        self._merged, self._measured = torch.stack([mean, variance], 1).numpy(), set(replies)
         return {}
 
     def _judge(self, replies: Mapping[int, Reply], counts: Mapping[int, int]) -> dict[str, float]:

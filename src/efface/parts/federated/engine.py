@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -37,11 +38,12 @@ ARRAYS, CONFIG, METRICS, EXAMPLES = "arrays", "config", "metrics", "num-examples
 class Exchange(FedAvg):
     """Ask a share of the nodes, drawn by ``seed`` and round, what ``server`` wants to know; a strategy for Flower.
 
-    A node that does not answer is left out of the round.
+    A round waits until ``nodes`` of them are connected; one that does not answer is left out of it. In a ``ServerApp``:
+    ``Exchange(server, nodes=10).start(grid, ArrayRecord(), num_rounds=server.rounds)``.
     """
 
-    def __init__(self, server: Server, *, fraction: float = 1.0, seed: int = 0) -> None:
-        super().__init__(fraction, fraction, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    def __init__(self, server: Server, *, fraction: float = 1.0, seed: int = 0, nodes: int = 1) -> None:
+        super().__init__(fraction, fraction, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=nodes)
         self.server, self.seed = server, seed
 
     def configure_train(
@@ -68,9 +70,10 @@ class Exchange(FedAvg):
         return _metrics(self._take(server_round, "evaluate", replies))
 
     def _ask(self, number: int, stage: Stage, grid: Grid) -> list[Message]:
-        nodes = sorted(grid.get_node_ids())
-        count = min(len(nodes), max(1, round(self.fraction_train * len(nodes))))
-        chosen = numpy_generator(self.seed, number, "nodes").choice(len(nodes), count, replace=False) if nodes else ()
+        while len(nodes := sorted(grid.get_node_ids())) < self.min_available_nodes:
+            time.sleep(1)
+        count = max(1, round(self.fraction_train * len(nodes)))
+        chosen = numpy_generator(self.seed, number, "nodes").choice(len(nodes), count, replace=False)
         kind, messages = getattr(MessageType, stage.upper()), []
         for node in (nodes[i] for i in sorted(chosen)):
             if (request := self.server.request(number, stage, node)) is not None:
