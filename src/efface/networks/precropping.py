@@ -37,7 +37,7 @@ from efface.errors import UsageError
 from efface.parts.counting import count_flops
 from efface.parts.graph import ChannelGraph, channel_graph
 from efface.parts.graph.growing import growable, owners, widened
-from efface.parts.graph.widths import Budget, Fit, fit_widths, sizes_of
+from efface.parts.graph.widths import Budget, Fit, check_budgets, fit_widths, sizes_of
 from efface.parts.nn.fresh import redraw
 from efface.parts.sparsity.densities import densities
 from efface.parts.sparsity.prunable import prunable, tied
@@ -129,6 +129,7 @@ class Precropping(Editor):
             flops = count_flops(model, *work.example)
             costs = {name: float(count) for name, count in flops.by_weight.items()}
             budgets.append(Budget("FLOPs", costs, self.flops * flops.total - flops.other))
+        check_budgets(sizes, budgets, self.multiple_of)  # before the scores, which can take minutes
         shares = [_left(budget, wider) for budget in budgets]
         if self.rule == "proxy":
             found = proxy([{name: budget.costs.get(name, 0.0) for name in wider} for budget in budgets], shares)

@@ -131,6 +131,16 @@ def sizes_of(graph: ChannelGraph) -> Sizes:
     )
 
 
+def check_budgets(sizes: Sizes, budgets: Sequence[Budget], multiple_of: int) -> None:
+    """Raise :class:`UsageError` if the smallest network that is possible costs more than a budget, saying how much."""
+    smallest = {name: _Limit.of(group, multiple_of, 1.0).step for name, group in sizes.groups.items()}
+    for budget in budgets:
+        if (least := _cost(sizes, budget, smallest)) > budget.most:
+            what = f"the smallest network, with {multiple_of} channels in each group, has {least:,.0f} {budget.what}"
+            fix = f"The budget is {budget.most:,.0f}: raise it, or round to less than {multiple_of}"
+            raise UsageError(what, where="budget", fix=fix)
+
+
 def fit_widths(
     sizes: Sizes,
     densities: Mapping[str, float],
@@ -147,15 +157,10 @@ def fit_widths(
     Raises
     ------
     UsageError
-        If the smallest network that is possible costs more than a budget; the message says how much it costs.
+        If a budget is too small: see :func:`check_budgets`.
     """
     limits = {name: _Limit.of(group, multiple_of, (grow or {}).get(name, 1.0)) for name, group in sizes.groups.items()}
-    smallest = {name: limit.step for name, limit in limits.items()}
-    for budget in budgets:
-        if (least := _cost(sizes, budget, smallest)) > budget.most:
-            what = f"the smallest network, {multiple_of} channels in each group, has {least:,.0f} {budget.what}"
-            fix = f"The budget is {budget.most:,.0f}: raise it, or round to less than {multiple_of}"
-            raise UsageError(what, where="budget", fix=fix)
+    check_budgets(sizes, budgets, multiple_of)
     most = {name: math.log(max(1.0, (grow or {}).get(name, 1.0))) for name in limits}
     targets, residuals = _least_squares(sizes, densities, most)
 
