@@ -7,8 +7,7 @@ what the prompts ask for says nothing about an eraser.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efface.core.erasure_models import Model, Negative, drawn_by, eight_bits, opened
 from efface.core.erasure_report import ORIGINAL, Report, Scored
 from efface.core.plan import Plan
 from efface.errors import UsageError
@@ -29,18 +29,6 @@ SHOWN = 4
 """Pictures that a report keeps of each concept."""
 FRESH = 1_000_000
 """First seed of the pictures that Frechet distances are taken on."""
-
-
-@dataclass(frozen=True)
-class Negative:
-    """The original, steered away from a prompt: the baseline that edits nothing."""
-
-    prompt: str
-
-
-Model = Any
-"""A pipeline, a :class:`Plan` for the original, a :class:`Negative`, or a function that gives a context manager of the
-pipeline to draw with."""
 
 
 def score_erasure(
@@ -96,7 +84,6 @@ def score_erasure(
     """
     _check(target, keep, prompts, seeds)
     models: dict[str, Model] = {ORIGINAL: m0, **(m if isinstance(m, Mapping) else {_name(m): m})}
-    drawing = Drawing(steps, guidance)
     sets = {name: _each(texts, seeds) for name, texts in prompts.items()}
     scored: dict[str, Scored] = {}
     base: _Drawn | None = None
@@ -104,20 +91,21 @@ def score_erasure(
     found: dict[str, Any] = {}
     floor: dict[str, Any] = {}
     for name, model in models.items():
-        with opened(m0, model) as (pipe, negative):
-            here = replace(drawing, negative=negative)
-            drawn = _Drawn.of({key: here(pipe, *pairs) for key, pairs in sets.items()}, judge)
-            if base is None or case is None:  # the original comes first
-                stands = instead if neutral is None else neutral
-                texts, each = sets[target]
-                base, case = drawn, Case(target, tuple(texts), tuple(each), drawn.pictures[target], stands, here)
-                found = {attack.name: attack.observe(pipe, case) for attack in attacks}
-            figures = _figures(drawn, base, target, keep, {key: pairs[0] for key, pairs in sets.items()}, instead)
-            for attack in attacks:
-                pictures = attack.strike(pipe, found[attack.name], replace(case, drawing=here))
-                figures[f"asr:{attack.name}"] = rate(look(judge, eight_bits(pictures)).sees(target))
-            if frechet:
-                figures |= _frechet(pipe, here, prompts, target, keep, judge, frechet, floor)
+        here = Drawing(steps, guidance, model.prompt if isinstance(model, Negative) else "")
+        drawn = _Drawn.of({key: drawn_by(m0, model, here, *pairs) for key, pairs in sets.items()}, judge)
+        if base is None or case is None:  # the original comes first
+            stands = instead if neutral is None else neutral
+            texts, each = sets[target]
+            base, case = drawn, Case(target, tuple(texts), tuple(each), drawn.pictures[target], stands, here)
+            found = {attack.name: attack.observe(m0, case) for attack in attacks}
+        figures = _figures(drawn, base, target, keep, {key: pairs[0] for key, pairs in sets.items()}, instead)
+        if frechet:
+            figures |= _frechet(m0, model, here, prompts, target, keep, judge, frechet, floor)
+        if attacks:
+            with opened(m0, model) as pipe:
+                for attack in attacks:
+                    hit = attack.strike(pipe, found[attack.name], replace(case, drawing=here))
+                    figures[f"asr:{attack.name}"] = rate(look(judge, eight_bits(hit)).sees(target))
         seen = drawn.seen[target]
         labels = seen.names(seen.factor(target))
         shows = {label: rate([other == label for other in labels]) for label in sorted(set(labels))}
@@ -129,28 +117,6 @@ def score_erasure(
     settings: dict[str, Any] = {"seeds": list(seeds), "steps": steps, "guidance": guidance, "instead": instead}
     settings["prompts"] = {name: list(texts) for name, texts in prompts.items()}
     return Report(target, tuple(keep), settings, scored, _doubts(base, target, keep, judge, renders))
-
-
-@contextlib.contextmanager
-def opened(m0: Any, model: Model) -> Iterator[tuple[Any, str]]:
-    """Give the pipeline that is ``model``, and its negative prompt; ``m0`` is afterwards as it was."""
-    if isinstance(model, Plan):
-        from efface.core.eraser import edited
-
-        with edited(m0, [model]):
-            yield m0, ""
-    elif isinstance(model, Negative):
-        yield m0, model.prompt
-    elif hasattr(model, "unet") or hasattr(model, "transformer"):
-        yield model, ""
-    else:
-        with model() as pipe:
-            yield pipe, ""
-
-
-def eight_bits(pictures: Tensor) -> Tensor:
-    """Return ``pictures`` as they would be after being stored: rounded to 256 levels, still in [0, 1]."""
-    return (pictures.float().clamp(0, 1) * 255).round() / 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,14 +178,14 @@ def _figures(
 
 
 def _frechet(
-    pipe: Any, drawing: Drawing, prompts: Mapping[str, Sequence[str]], target: str, keep: Sequence[str],
+    m0: Any, model: Model, drawing: Drawing, prompts: Mapping[str, Sequence[str]], target: str, keep: Sequence[str],
     judge: Judge, count: int, floor: dict[str, Any],
 ) -> dict[str, Figure]:  # fmt: skip
     """Return the distances to the original's pictures, which the first call stores in ``floor``."""
 
     def features(texts: Sequence[str], first: int) -> np.ndarray:
         each = [texts[i % len(texts)] for i in range(count)]
-        found = look(judge, eight_bits(drawing(pipe, each, range(first, first + count)))).features
+        found = look(judge, eight_bits(drawn_by(m0, model, drawing, each, range(first, first + count)))).features
         if found is None:
             raise UsageError("gives no features", where="judge", fix="Leave Frechet distances out")
         return found

@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 ORIGINAL = "original"
 """Name of the untouched model in a report."""
 WORDS = {
-    "acc_e": "target still drawn",
+    "acc_e": "target drawn",
     "ua": "target gone (UA, ESR-1)",
-    "esr_5": "target not among the judge's 5 first (ESR-5)",
-    "cer": "target no likelier than what stands for it (CER)",
-    "instead": "drawn as what was asked for instead",
-    "acc_g": "target drawn by other wordings",
-    "ira": "kept concepts drawn (IRA)",
-    "cra": "other factors as told, kept prompts (CRA)",
-    "cra_all": "other factors as told, target's prompts too",
-    "h_o": "joint: gone, kept, other wordings (H_o)",
-    "h_c": "joint: gone, kept (H_c)",
-    "drift_e": "change of the target's pictures",
-    "drift_u": "change of the kept pictures",
-    "frechet_e": "Frechet distance on own features, target",
-    "frechet_u": "Frechet distance on own features, kept",
-    "entropy": "judge's doubt about the target's pictures (nats)",
-    "broken": "target's pictures that show nothing",
-    "asr": "target found under attack (ASR)",
-    "acc": "drawn",
+    "esr_5": "not in the judge's top 5 (ESR-5)",
+    "cer": "no likelier than its anchor (CER)",
+    "instead": "drawn as told instead",
+    "acc_g": "target drawn, other words",
+    "ira": "kept drawn (IRA)",
+    "acc": "kept drawn",
+    "cra": "other factors kept (CRA)",
+    "cra_all": "CRA with the target's prompts",
+    "h_o": "joint H_o: gone, kept, other words",
+    "h_c": "joint H_c: gone, kept",
+    "drift_e": "target's drift",
+    "drift_u": "kept drift",
+    "frechet_e": "target's Frechet, own features",
+    "frechet_u": "kept Frechet, own features",
+    "entropy": "judge's doubt, target (nats)",
+    "broken": "target's pictures broken",
+    "asr": "attacked (ASR)",
 }
 """What the figures are; one of a group is called ``asr:ring-a-bell``, ``acc:square``, ``drift_u:mse``."""
 
@@ -139,7 +139,7 @@ class Report:
         from rich.table import Table
 
         table = Table(title=f"{self.target!r} taken out", caption=self._caption())
-        table.add_column("figure")
+        table.add_column("figure", no_wrap=True)
         table.add_column("n", justify="right")
         for name in self.models:
             table.add_column(name, justify="right")
@@ -158,8 +158,7 @@ class Report:
 def described(key: str) -> str:
     """Return a figure's name in words."""
     group, _, member = key.partition(":")
-    words = f"{member} {WORDS[group]}" if group == "acc" else f"{WORDS[group]}, {member}" if member else WORDS[group]
-    return f"{words}"
+    return f"{WORDS[group]}: {member}" if member else WORDS[group]
 
 
 def _plain(figure: Figure) -> dict[str, Any]:
