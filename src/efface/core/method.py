@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from efface.core.plan import Plan
-    from efface.parts.data.tasks import Task
 
 
 def param(
@@ -187,11 +186,15 @@ class Work:
 class Editor(Method):
     """A method that *changes* a given model."""
 
-    needs: ClassVar[Literal["nothing", "task"]] = "nothing"
-    """``task``: it trains or scores on data, so ``data`` must be a task; ``nothing``: weights are enough."""
+    needs: ClassVar[Literal["nothing", "task", "text"]] = "nothing"
+    """``task``: it trains or scores on data, so ``data`` must be a task; ``text``: it runs a language model on text, so
+    ``data`` must be a corpus; ``nothing``: weights are enough."""
     small: ClassVar[dict[str, Any]] = {}
     """Hyper-parameters with which it edits a tiny model in a few seconds, for tests."""
 
-    def plan(self, model: nn.Module, data: Task | None, work: Work) -> Plan:
-        """Return the edits to make; the model itself stays untouched, bit by bit."""
+    def plan(self, model: nn.Module, data: Any, work: Work) -> Plan:
+        """Return the edits to make; the model itself stays untouched, bit by bit.
+
+        ``data`` is a :class:`~efface.parts.data.tasks.Task`, a :class:`~efface.parts.data.language.Corpus`, or None.
+        """
         raise NotImplementedError

@@ -30,7 +30,7 @@ class TinyLlama(Network):
     ffn: int = param(256, "features inside a feed-forward layer", low=8)
     heads: int = param(4, "heads of queries", low=1)
     kv_heads: int = param(2, "heads of keys and values, which queries share", low=1)
-    context: int = param(256, "largest number of tokens of a text", low=2)
+    context: int = param(128, "largest number of tokens of a text", low=2)
 
     @property
     def name(self) -> str:

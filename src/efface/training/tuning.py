@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from efface.core.method import Phase, Step
 from efface.errors import UsageError
+from efface.parts.data.language import Corpus
 from efface.parts.data.tasks import Task
 from efface.parts.nn.modes import mode
 from efface.training.recipe import Train
@@ -60,7 +61,7 @@ class _Given:
     """A given network and its task, in the form in which a trainer takes a method."""
 
     net: nn.Module
-    task: Task
+    task: Task | Corpus
 
     @property
     def name(self) -> str:
@@ -81,7 +82,7 @@ class _Given:
 
 def tune(
     net: nn.Module,
-    task: Task,
+    task: Task | Corpus,
     train: Train,
     *,
     device: str = "cpu",

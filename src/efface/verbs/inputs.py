@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.errors import UsageError
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from efface.core.models import Opened
+    from efface.parts.data.language import Corpus
     from efface.parts.data.tasks import Task
+
+WINDOW = 512
+"""Tokens of a text that a model is measured on at once, where it takes as many."""
 
 
 def require_network(opened: Opened) -> None:
@@ -44,6 +49,24 @@ def drawn(opened: Opened, task: Task | None, shape: Sequence[int] | None, seed: 
         return torch.randint(words, value.shape, generator=generator).to(like.device)
 
     return tuple(map(fill, known))
+
+
+def text(opened: Opened, path: str | Path) -> Corpus:
+    """Read a text file, or all of a folder, in the tokens of the tokenizer that lies beside the model."""
+    from efface.extras import need
+    from efface.parts.data.language import Corpus
+    from efface.parts.language.blocks import context_of
+
+    transformers = need("transformers", extra="diffusion", job="reading text")
+    if opened.form != "transformers":
+        fix = "Give a folder of transformers with its tokenizer, or a corpus: Corpus.of(tokens)"
+        raise UsageError("has no tokenizer to read text with", where=opened.name, fix=fix)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(opened.path, local_files_only=True)
+    except Exception as error:  # it raises whatever the files of the folder lead to
+        what = f"its tokenizer cannot be opened: {str(error).strip().partition(chr(10))[0]}"
+        raise UsageError(what, where=opened.path, fix="Put its tokenizer.json there") from error
+    return Corpus.read(path, tokenizer, length=min(WINDOW, context_of(opened.model)))
 
 
 def check_inputs(net: nn.Module, inputs: tuple[Any, ...], *, where: str) -> None:

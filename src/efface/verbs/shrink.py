@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 
     from efface.core.method import Editor
     from efface.core.plan import Plan
+    from efface.parts.data.language import Corpus
     from efface.parts.data.tasks import Score, Task
     from efface.parts.onnx import Parity
 
 PLAN, REPORT = "plan", "report.json"
+DATA = {
+    "task": 'Give data: "digits", "shapes" or a folder of labelled pictures (--data)',
+    "text": "Give a text file, or a folder of .txt files (--data)",
+}
+"""How to give what a method needs."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def shrink(
     *,
     method: str = "global-mp",
     sparsity: float | None = None,
-    data: Task | str | Path | None = None,
+    data: Task | Corpus | str | Path | None = None,
     params: Mapping[str, Any] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
@@ -132,7 +138,7 @@ def shrink(
         those in ``params`` are.
     data
         A task, ``"shapes"``, ``"digits"`` or a folder of labelled pictures: for methods that train or score, and to
-        measure the accuracy before and after.
+        measure the accuracy before and after. For methods that need text: a corpus, a text file or a folder of them.
     example, shape
         Positional inputs of the model, or the shape of its first one, by which FLOPs are counted. Known by themselves
         with ``data`` and for most folders of transformers and diffusers.
@@ -151,22 +157,23 @@ def shrink(
     editor = _editor(
         method, {"sparsity": sparsity, "include": _globs(include), "exclude": _globs(exclude)}, dict(params or {})
     )
-    if editor.needs == "task" and data is None:
-        fix = 'Give data: "digits", "shapes" or a folder of labelled pictures (--data)'
-        raise UsageError(f"{editor.name} needs data", where="data", fix=fix)
+    if editor.needs != "nothing" and data is None:
+        raise UsageError(f"{editor.name} needs data", where="data", fix=DATA[editor.needs])
 
     from efface.core.method import Work
     from efface.core.trained import pick_device
     from efface.core.trial import trial
+    from efface.parts.data.tasks import Task
     from efface.parts.sparsity.prunable import prunable
 
     device, opened = pick_device(device), open_model(model, weights, seed=seed)
-    net, task = opened.model, _task_for(opened, data)
+    net, task = opened.model, _data_for(opened, editor.needs, data)
+    pictures = task if isinstance(task, Task) else None
     if example or shape is not None:
         require_network(opened)
-        example = example or drawn(opened, task, shape, seed)
+        example = example or drawn(opened, pictures, shape, seed)
         check_inputs(net, example, where=opened.name)
-    example = example or drawn(opened, task, None, seed)
+    example = example or drawn(opened, pictures, None, seed)
     work = Work(seed=seed, device=device, example=example, progress=progress or (lambda line: None))
 
     score_before = _score(net, task, device)
@@ -216,20 +223,22 @@ def _globs(globs: Iterable[str] | None) -> list[str] | None:
     return None if globs is None else [globs] if isinstance(globs, str) else list(globs)
 
 
-def _task_for(opened: Opened, data: Task | str | Path | None) -> Task | None:
-    """Find the task, and raise :class:`UsageError` unless the model can be run on it."""
+def _data_for(opened: Opened, needs: str, data: Task | Corpus | str | Path | None) -> Task | Corpus | None:
+    """Find the task or text, and raise :class:`UsageError` unless the model can be run on it."""
     if data is None:
         return None
     require_network(opened)
 
+    from efface.parts.data.language import Corpus
     from efface.parts.data.tasks import Task, task
+    from efface.verbs.inputs import text
 
-    found = data if isinstance(data, Task) else task(data)
+    found = data if isinstance(data, Task | Corpus) else text(opened, data) if needs == "text" else task(data)
     found.check(opened.model)
     return found
 
 
-def _score(net: nn.Module, task: Task | None, device: str) -> Score | None:
+def _score(net: nn.Module, task: Task | Corpus | None, device: str) -> Score | None:
     if task is None:
         return None
     home = next(net.parameters()).device

@@ -1,7 +1,8 @@
 """What editors promise.
 
 They edit a tiny convolutional network with batch normalisation, with the hyper-parameters ``small`` of their class;
-those that need a task get one that the package makes, of pictures that the network takes.
+those that need a task get one that the package makes, of pictures that the network takes. Those that need a text edit a
+tiny decoder instead.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from efface.core.plan import Plan
+    from efface.parts.data.language import Corpus
     from efface.parts.data.tasks import Task
 
-SIDE, CLASSES = 8, 10
-PLAIN = ("torch.nn.", "efface.parts.")
+SIDE, CLASSES, WORDS = 8, 10, 20
+PLAIN = ("torch.nn.", "efface.parts.", "transformers.")
 """Where the modules of an edited model come from."""
 
 
 def _says_what_it_needs(found: Entry) -> None:
     needs = found.load().needs  # type: ignore[attr-defined]
-    require(needs in ("nothing", "task"), f"it needs {needs!r}", "Say `nothing` or `task`")
+    require(needs in ("nothing", "task", "text"), f"it needs {needs!r}", "Say `nothing`, `task` or `text`")
     require(isinstance(small(found), Editor), "it is no Editor")
 
 
 def _planning_leaves_the_model_as_it_was(found: Entry) -> None:
-    model = tiny()
+    model = tiny(_needs(found))
     before, draws = snapshot(model), chances()
     _plan(found, model)
     same(before, snapshot(model), "planning changes")
@@ -56,7 +58,7 @@ def _same_seed_gives_same_bytes(found: Entry) -> None:
 
     saved = []
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        for number, plan in enumerate((_planned(found), _plan(found, tiny()))):
+        for number, plan in enumerate((_planned(found), _plan(found, tiny(_needs(found))))):
             plan.save(path := Path(folder, str(number)))
             saved.append([file.read_bytes() for file in sorted(path.iterdir())])
             torch.manual_seed(number)  # a draw without a name would follow it
@@ -64,7 +66,7 @@ def _same_seed_gives_same_bytes(found: Entry) -> None:
 
 
 def _is_undone_bit_by_bit(found: Entry) -> None:
-    model, plan = tiny(), _planned(found)
+    model, plan = tiny(_needs(found)), _planned(found)
     before, modules = snapshot(model), list(model.modules())
     plan.apply(model)
     plan.undo(model)
@@ -73,7 +75,7 @@ def _is_undone_bit_by_bit(found: Entry) -> None:
 
 
 def _leaves_a_plain_model(found: Entry) -> None:
-    model = tiny()
+    model = tiny(_needs(found))
     _planned(found).apply(model)
     strange = {type(m).__module__ for m in model.modules() if not f"{type(m).__module__}.".startswith(PLAIN)}
     require(not strange, f"the result holds modules of {', '.join(sorted(strange))}")
@@ -88,18 +90,19 @@ def _replays_in_a_fresh_process(found: Entry) -> None:
         "import sys, torch; from pathlib import Path; from safetensors.torch import load_file, save_file\n"
         "from efface.core.contract.editors import tiny; from efface.core.plan import Plan\n"
         "folder = Path(sys.argv[1]); torch.set_num_threads(int(sys.argv[2]))\n"
-        "model = Plan.load(folder / 'plan').apply(tiny()).eval()\n"
+        f"model = Plan.load(folder / 'plan').apply(tiny({_needs(found)!r})).eval()\n"
         "with torch.no_grad(): out = model(load_file(folder / 'given.safetensors')['given'])\n"
+        "out = getattr(out, 'logits', out)\n"
         "save_file({'out': out.contiguous()}, folder / 'out.safetensors')\n"
     )
-    model, plan = tiny(), _planned(found)
+    model, plan = tiny(_needs(found)), _planned(found)
     plan.apply(model)
     with tempfile.TemporaryDirectory() as name:
         plan.save(Path(name, "plan"))
-        save_file({"given": _given()}, Path(name, "given.safetensors"))
+        save_file({"given": _given(_needs(found))}, Path(name, "given.safetensors"))
         in_a_fresh_process(script, Path(name))
         out = load_file(Path(name, "out.safetensors"))["out"]
-    require(out.equal(_out(model)), "the plan replayed in a fresh process gives other values")
+    require(out.equal(_out(model, _needs(found))), "the plan replayed in a fresh process gives other values")
 
 
 def _meets_the_sparsity(found: Entry) -> None:
@@ -108,7 +111,7 @@ def _meets_the_sparsity(found: Entry) -> None:
     method = small(found)
     if not isinstance(asked := getattr(method, "sparsity", None), float):
         return
-    masks, weights = _planned(found).masks(), prunable(tiny())
+    masks, weights = _planned(found).masks(), prunable(tiny(_needs(found)))
     total = sum(weight.numel() for weight in weights.values())
     removed = sum(int((~mask).sum()) for mask in masks.values())
     require(abs(removed - asked * total) <= 1, f"{removed} of {total} weights go where the sparsity is {asked}")
@@ -117,9 +120,9 @@ def _meets_the_sparsity(found: Entry) -> None:
 def _refuses_broken_weights(found: Entry) -> None:
     import torch
 
-    model = tiny()
+    model = tiny(_needs(found))
     with torch.no_grad():
-        model.get_parameter("3.weight")[0, 0] = float("nan")
+        next(p for p in reversed(list(model.parameters())) if p.ndim > 1)[0, 0] = float("nan")
     before = snapshot(model)
     try:
         _plan(found, model)
@@ -141,11 +144,16 @@ OF_EDITORS = (
 )
 
 
-def tiny() -> nn.Module:
-    """Return a small convolutional network for pictures (b, 3, 8, 8), every time the same, partly frozen."""
+def tiny(needs: str = "nothing") -> nn.Module:
+    """Return a small convolutional network for pictures (b, 3, 8, 8), every time the same, partly frozen.
+
+    What needs a ``text`` gets a small decoder of transformers.
+    """
     import torch
     from torch import nn
 
+    if needs == "text":
+        return _tiny_decoder()
     with torch.device("meta"):
         net = nn.Sequential(
             *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
@@ -165,6 +173,30 @@ def tiny() -> nn.Module:
     return net
 
 
+def _tiny_decoder() -> nn.Module:
+    import torch
+
+    from efface.extras import need
+
+    library = need("transformers", extra="diffusion", job="the contract of methods that need text")
+    config = library.LlamaConfig(
+        vocab_size=WORDS, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        net: nn.Module = library.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.uniform_(-0.5, 0.5, generator=torch_generator(SEED, "tiny", name)).add_(1.0 if p.ndim == 1 else 0.0)
+    net.get_parameter("lm_head.weight").requires_grad_(False)
+    return net
+
+
+def _needs(found: Entry) -> str:
+    needs: str = found.load().needs  # type: ignore[attr-defined]
+    return needs
+
+
 def _planned(found: Entry) -> Plan:
     cls: Any = found.load()
     return _once(cls)
@@ -172,7 +204,7 @@ def _planned(found: Entry) -> Plan:
 
 @cache
 def _once(cls: type[Editor]) -> Plan:
-    return _edited(cls(**cls.small), tiny())
+    return _edited(cls(**cls.small), tiny(cls.needs))
 
 
 def _plan(found: Entry, model: nn.Module) -> Plan:
@@ -180,7 +212,16 @@ def _plan(found: Entry, model: nn.Module) -> Plan:
 
 
 def _edited(method: Editor, model: nn.Module) -> Plan:
-    return method.plan(model, _task() if method.needs == "task" else None, Work(seed=SEED, example=(_given(),)))
+    data = {"task": _task, "text": _corpus}.get(method.needs, lambda: None)()
+    return method.plan(model, data, Work(seed=SEED, example=(_given(method.needs),)))
+
+
+def _corpus() -> Corpus:
+    import torch
+
+    from efface.parts.data.language import Corpus
+
+    return Corpus.of(torch.randint(WORDS, (400,), generator=torch_generator(SEED, "corpus")), length=16)
 
 
 def _task() -> Task:
@@ -189,14 +230,17 @@ def _task() -> Task:
     return task("shapes", side=SIDE, limit=100)
 
 
-def _given() -> Tensor:
+def _given(needs: str) -> Tensor:
     import torch
 
+    if needs == "text":
+        return torch.randint(WORDS, (2, 12), generator=torch_generator(SEED, "given"))
     return torch.randn(4, 3, SIDE, SIDE, generator=torch_generator(SEED, "given"))
 
 
-def _out(model: nn.Module) -> Tensor:
+def _out(model: nn.Module, needs: str) -> Tensor:
     import torch
 
     with torch.no_grad():
-        return model.eval()(_given())
+        out = model.eval()(_given(needs))
+    return getattr(out, "logits", out)

@@ -46,6 +46,10 @@ class Tokens:
         places = torch.from_numpy(starts)[:, None] + torch.arange(self.length)
         return {"tokens": self.ids[places]}
 
+    def at(self, length: int) -> Tokens:
+        """Return the same tokens in windows of another ``length``."""
+        return Tokens(self.ids, length)
+
     def rows(self, count: int, length: int) -> Tensor:
         """Return the first ``count * length`` tokens as rows; a text that is shorter is a :class:`DataError`."""
         if len(self.ids) < count * length:

@@ -104,6 +104,12 @@ def idle(candidates: Collection[Sublayer], removed: Collection[Sublayer]) -> lis
     return list(dict.fromkeys(name for sublayer in removed for name in sublayer.helpers if name not in needed))
 
 
+def context_of(model: nn.Module) -> int:
+    """Return how many tokens ``model`` takes at most, 2048 where it does not say."""
+    context: int | None = getattr(text_config(model), "max_position_embeddings", None)
+    return context or 2048
+
+
 def _branches(block: nn.Module, where: str) -> dict[Kind, list[str]]:
     """Return the names of what each branch consists of, the module that gives its output last."""
     children = {name for name, child in block.named_children() if next(child.parameters(), None) is not None}
