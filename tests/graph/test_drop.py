@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from efface.core.ops.drop import Drop, carrying
+from efface.core.ops.mask import Mask
 from efface.core.plan import Plan
 from efface.core.removal import plan_removal
+from efface.core.trial import trial
 from efface.errors import PlanError, UnknownNameError
 from efface.parts.graph import channel_graph, keep_best
 from efface.parts.nn.resnets import resnet_cifar
@@ -143,3 +145,24 @@ def test_masks_are_checked() -> None:
     with pytest.raises(UnknownNameError, match="conv1"):
         plan_removal(graph, {"conv": np.ones(8)})
     assert plan_removal(graph, {"conv1": np.ones(8)}) == []
+
+
+def test_masks_follow_what_is_dropped_after_them() -> None:
+    net = small()
+    masks = [Mask(f"{name}.weight", torch.rand(net.get_submodule(name).weight.shape) < 0.5) for name in ("conv1", "fc")]
+    with trial(masks, net):
+        graph = channel_graph(net, (X,))
+        drops = plan_removal(graph, {n: keep_best(g, np.arange(g.size), 0.5) for n, g in graph.groups.items()})
+    both = Plan.of(net, [*masks, *drops], method="both")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    cost = both.cost(net, (X,))
+    smaller = both.apply(net)
+    weights, alive = dict(net.named_parameters()), both.masks()
+    assert alive.keys() == {"conv1.weight", "fc.weight"}
+    for name, mask in alive.items():
+        assert mask.shape == weights[name].shape
+        assert not weights[name][~mask].any()
+    zeros = sum(int((~mask).sum()) for mask in alive.values())
+    assert cost.kept == sum(p.numel() for p in smaller.parameters()) - zeros
+    both.undo(net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

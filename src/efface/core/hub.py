@@ -44,11 +44,12 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def open_transformers(folder: Path, config: dict[str, Any]) -> Form:
     """Open a folder of transformers with the class that its ``architectures`` name."""
+    from efface.parts.graph.sizes import SIZES, sized
     from efface.parts.language.folders import is_shaped, shaped
 
     library = need("transformers", extra="diffusion", job=f"opening {folder}")
     cls, checkpoint = _class(library, config["architectures"][0]), _checkpoint(folder)
-    built = shaped(cls) if is_shaped(config) else cls
+    built = sized(shaped(cls) if is_shaped(config) else cls, config.get(SIZES))
     with _quiet("transformers"), _told(folder):
         model, report = built.from_pretrained(
             folder, dtype="auto", variant=_variant(checkpoint), output_loading_info=True, **SAFE
@@ -64,12 +65,16 @@ def open_diffusers(folder: Path, config: dict[str, Any]) -> Form:
     """Open one network of diffusers: a folder with its ``config.json``, such as a pipeline's ``unet``."""
     import torch
 
+    from efface.parts.graph.sizes import SIZES, sized
+
     library = need("diffusers", extra="diffusion", job=f"opening {folder}")
     cls, checkpoint = _class(library, config["_class_name"]), _checkpoint(folder)
+    built = sized(cls, config.get(SIZES))
     formats = dtypes(checkpoint)
     stored = getattr(torch, formats.pop()) if len(formats) == 1 else torch.float32
     with _quiet("diffusers"), _told(folder):
-        model = cls.from_pretrained(folder, torch_dtype=stored, variant=_variant(checkpoint), **SAFE)
+        model = built.from_pretrained(folder, torch_dtype=stored, variant=_variant(checkpoint), **SAFE)
+    model.__class__ = cls
     return model.eval(), _noisy_picture(model), _writer(model, folder, "diffusers")
 
 
@@ -132,6 +137,7 @@ def _writer(model: Any, folder: Path, library: str) -> Callable[[Path, Any], Non
         edit(model)
         note_shape(model)
         with _quiet(library):
+            _note_sizes(model)
             model.save_pretrained(new, variant=_variant(checkpoint), **size)
         for file in folder.iterdir():  # tokenisers and the like, but neither weights nor what has just been written
             weights = ".index" in file.suffixes or file.suffix in (".safetensors", ".bin", ".h5", ".msgpack")
@@ -139,6 +145,29 @@ def _writer(model: Any, folder: Path, library: str) -> Callable[[Path, Any], Non
                 shutil.copyfile(file, new / file.name)
 
     return write
+
+
+def _note_sizes(model: Any) -> None:
+    """Write into the configuration of ``model`` which sizes are others than it says, if any are."""
+    import torch
+
+    from efface.parts.graph.sizes import SIZES, differences
+    from efface.parts.language.folders import is_shaped, shaped
+
+    config = model.config
+    with torch.device("meta"):
+        if hasattr(model, "register_to_config"):  # diffusers
+            built = type(model).from_config({name: value for name, value in config.items() if name != SIZES})
+        else:
+            built = (shaped(type(model)) if is_shaped(config.to_dict()) else type(model))(config)
+    found = differences(model, built)
+    if hasattr(model, "register_to_config"):
+        if found or SIZES in config:
+            model.register_to_config(**{SIZES: found})
+    elif found:
+        setattr(config, SIZES, found)
+    elif hasattr(config, SIZES):
+        delattr(config, SIZES)
 
 
 def _checkpoint(folder: Path) -> Path:

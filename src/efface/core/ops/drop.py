@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from efface.core.ops.op import ANOTHER, Op, Row, Undo, norm, tensor_at
 from efface.errors import PlanError
-from efface.parts.graph.remove import Cut, Removal, Resize, remove, size_of
+from efface.parts.graph.remove import Cut, Removal, Resize, remove, size_of, staying
 
 _CARRIED: ContextVar[tuple[torch.optim.Optimizer, ...]] = ContextVar("optimizers", default=())
 
@@ -59,9 +59,8 @@ class Drop(Op):
         for cut in self.removal.cuts:
             tensor = tensor_at(model, cut.name)
             if isinstance(tensor, nn.Parameter):
-                stay = np.delete(np.arange(cut.size), cut.indices)
                 old = kept.get(cut.name, tensor.detach())
-                kept[cut.name] = old.index_select(cut.dim, torch.from_numpy(stay).to(old.device))
+                kept[cut.name] = old.index_select(cut.dim, torch.from_numpy(staying(cut)).to(old.device))
         before = [tensor_at(model, name) for name in kept]
         gone = math.sqrt(max(0.0, norm(before) ** 2 - norm(kept.values()) ** 2)) if before else 0.0
         weights = sum(tensor.numel() for tensor in before)
@@ -70,6 +69,17 @@ class Drop(Op):
     def apply(self, model: nn.Module) -> Undo:
         """Cut the tensors."""
         return remove(model, self.removal, _CARRIED.get())
+
+    def alive(self, before: Tensor | None) -> Tensor | None:
+        """Keep what was alive; what goes is gone with :meth:`follow`."""
+        return before
+
+    def follow(self, name: str, mask: Tensor) -> Tensor:
+        """Take the indices that the tensor loses out of its mask."""
+        for cut in self.removal.cuts:
+            if cut.name == name:
+                mask = mask.index_select(cut.dim, torch.from_numpy(staying(cut)))
+        return mask
 
     def values(self) -> dict[str, Any]:
         """Return the group, which dimensions lose how many of how many indices, and the attributes."""

@@ -84,6 +84,10 @@ class Op(ABC):
         """Return which weights of the target may be other than zero afterwards, given which were; None means all."""
         return None
 
+    def follow(self, name: str, mask: Tensor) -> Tensor:
+        """Return the mask of the tensor ``name`` as it is after the edit, in which it may have lost indices."""
+        return mask
+
     @abstractmethod
     def values(self) -> dict[str, Any]:
         """Return what ``plan.json`` holds of the edit beside its kind and target."""

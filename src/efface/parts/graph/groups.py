@@ -16,6 +16,7 @@ from efface.parts.graph.trace import Trace, follow, program_of
 from efface.seeds import numpy_generator
 
 SINGLE = "a single channel: nothing would be left"
+BUFFERS = "in buffers alone: it has no weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ def _gather(trace: Trace) -> list[Group]:
             classes = np.where(owners == one, place[label], -1).max(0)
             found.setdefault(one, []).append(Member(name, dim, classes))
     normed = np.concatenate([[-1], *(atoms.settled(label).ravel() for label in trace.norms.values())])
-    numbers = {name: p.numel() for name, p in trace.module.named_parameters()}
+    numbers = {name: p.numel() for name, p in trace.module.named_parameters(remove_duplicate=False)}
     taken: set[str] = set()
     groups = []
     for one in sorted(found, key=lambda one: reason[one] >= 0):  # those that are free take the plain names
@@ -140,7 +141,11 @@ def _gather(trace: Trace) -> list[Group]:
         if all(member.dim > 1 for member in members):
             continue  # the sides of kernels
         mine = np.flatnonzero(owner[:-1] == one)
-        frozen = atoms.reasons[reason[one]] if reason[one] >= 0 else SINGLE if len(mine) == 1 else None
+        frozen = SINGLE if len(mine) == 1 else None
+        if all(member.name not in numbers for member in members):
+            frozen = BUFFERS
+        if reason[one] >= 0:
+            frozen = atoms.reasons[reason[one]]
         invariant = not bool(np.isin(mine, normed).any())
         group = Group(_name(members, taken), len(mine), tuple(members), mine, invariant, 0, frozen)
         group.parameters = round(sum(numbers.get(name, 0) * share for name, share in group.shares().items()))

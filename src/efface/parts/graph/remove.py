@@ -113,17 +113,18 @@ def _went(tensor: Tensor, cut: Cut) -> Tensor:
 
 
 def _rest(tensor: Tensor, cut: Cut) -> Tensor:
-    rest = torch.from_numpy(_others(cut)).to(tensor.device)
+    rest = torch.from_numpy(staying(cut)).to(tensor.device)
     return _laid_out(tensor.index_select(cut.dim, rest), tensor)
 
 
 def _joined(rest: Tensor, went: Tensor, cut: Cut) -> Tensor:
-    order = np.argsort(np.concatenate([_others(cut), cut.indices]))
+    order = np.argsort(np.concatenate([staying(cut), cut.indices]))
     both = torch.cat([rest, went], dim=cut.dim)
     return _laid_out(both.index_select(cut.dim, torch.from_numpy(order).to(rest.device)), rest)
 
 
-def _others(cut: Cut) -> Ints:
+def staying(cut: Cut) -> Ints:
+    """Return the indices of the dimension that stay."""
     return np.delete(np.arange(cut.size), cut.indices)
 
 
