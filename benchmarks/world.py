@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("denoiser", type=Path)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
 

@@ -10,13 +10,13 @@ from PIL import Image
 from efface.app.cli import run
 from efface.app.commands.forget import parse_texts
 from efface.app.commands.sample import GAP, sheet
+from efface.core import gating
 from efface.core.contract.erasers import tiny
 from efface.core.eraser import editable
 from efface.core.fingerprint import Fingerprint
 from efface.core.ops import Delta
 from efface.core.plan import Plan
 from efface.errors import PlanError, UsageError
-from efface.parts.concepts import gate
 from efface.verbs.sample import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # of diffusers
@@ -88,7 +88,7 @@ def test_gated_edits_act_by_prompt_and_prompts_alike_are_drawn_together(monkeypa
         asked.append((list(prompts), list(concepts)))
         return torch.tensor([[share[prompt] * (concept == "circle") for concept in concepts] for prompt in prompts])
 
-    monkeypatch.setattr(gate, "facilitation", facilitation)
+    monkeypatch.setattr(gating, "facilitation", facilitation)
     pipe, plans = tiny(), [gated("one", 0.3, "oval", "circle"), gated("other", 0.1, "cross")]
     drawn = sample(pipe, [*share], edits=plans, compare=True, **QUICK)
     assert asked == [([*share], ["oval", "circle"]), ([*share], ["cross"])]

@@ -22,7 +22,7 @@ def score_on_world(
     prompts: int = PROMPTS,
     seeds: Sequence[int] = SEEDS,
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float = 2.0,
     frechet: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Report:

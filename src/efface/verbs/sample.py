@@ -12,7 +12,6 @@ from efface.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.core.ops import Op
     from efface.core.plan import Plan
 
 
@@ -37,7 +36,7 @@ def sample(
     compare: bool = False,
     seeds: Sequence[int] = (0,),
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float | None = None,
     negative: str = "",
     sampler: str = "ddim",
     device: str = "auto",
@@ -68,10 +67,11 @@ def sample(
     import torch
 
     from efface.core.eraser import check_edits, editable
+    from efface.core.gating import acting
     from efface.core.hub import open_pipeline
     from efface.core.trained import pick_device
     from efface.core.trial import trial
-    from efface.parts.diffusion.pipelines import sample
+    from efface.parts.diffusion.pipelines import sample, usual_guidance
     from efface.parts.diffusion.samplers import SAMPLERS
     from efface.verbs.subject import load_plan
 
@@ -83,20 +83,21 @@ def sample(
     plans = [load_plan(edit) if isinstance(edit, str | Path) else edit for edit in edits]
     if isinstance(pipe, str | Path):
         pipe = open_pipeline(pipe, pick_device(device))
+    pull = usual_guidance(pipe) if guidance is None else guidance
 
     def draw(texts: Sequence[str]) -> Tensor:
         """Return the pictures of ``texts``, each at every seed."""
         each = [text for text in texts for _ in seeds]
         return sample(
-            pipe, each, [*seeds] * len(texts), steps=steps, guidance=guidance, negative=negative,
+            pipe, each, [*seeds] * len(texts), steps=steps, guidance=pull, negative=negative,
             sampler=SAMPLERS[sampler],
         )  # fmt: skip
 
     box = editable(pipe)
     made: dict[str, Tensor] = {}
     check_edits(box, plans, strict=not sibling)
-    for ops, texts in _groups(pipe, prompts, [plan.scaled(strength) for plan in plans]):
-        with trial(ops, box):
+    for acts, texts in acting(pipe, prompts, [plan.scaled(strength) for plan in plans]):  # merged once for each group
+        with trial([op for plan in acts for op in plan.ops], box):
             made |= zip(texts, draw(texts).split(len(seeds)), strict=True)
     return Sampled(
         torch.cat([made[text] for text in prompts]),
@@ -104,29 +105,3 @@ def sample(
         tuple(seeds) * len(prompts),
         draw(prompts) if compare else None,
     )
-
-
-def _groups(pipe: Any, prompts: Sequence[str], plans: Sequence[Plan]) -> list[tuple[list[Op], list[str]]]:
-    """Return the prompts that the same edits act on equally, each group with these edits.
-
-    So weights are merged once for each group, and a step costs what it costs without edits.
-    """
-    texts, gates = list(dict.fromkeys(prompts)), [_gates(pipe, prompts, plan) for plan in plans]
-    groups: dict[tuple[float, ...], list[str]] = {}
-    for text in texts:
-        groups.setdefault(tuple(gate[text] for gate in gates), []).append(text)
-    return [
-        ([op for plan, gate in zip(plans, acting, strict=True) if gate for op in plan.scaled(gate).ops], group)
-        for acting, group in groups.items()
-    ]
-
-
-def _gates(pipe: Any, prompts: Sequence[str], plan: Plan) -> dict[str, float]:
-    """Return how much ``plan`` acts on each prompt: wholly, or if it is gated by the concept that is nearest to it."""
-    if not plan.made_by.get("gate"):
-        return dict.fromkeys(prompts, 1.0)
-
-    from efface.parts.concepts.gate import facilitation
-
-    concepts = [one["remove"] for one in plan.made_by["erases"]]
-    return dict(zip(prompts, facilitation(pipe, prompts, concepts).amax(1).tolist(), strict=True))

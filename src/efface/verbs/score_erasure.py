@@ -33,7 +33,7 @@ def score_erasure(
     baselines: Sequence[str] = ("negative", "uce"),
     seeds: Sequence[int] = range(8),
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float | None = None,
     device: str = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -71,6 +71,7 @@ def score_erasure(
     from efface.core.trained import pick_device
     from efface.parts.concepts.attacks import ATTACKS
     from efface.parts.concepts.clip_judge import clip_judge
+    from efface.parts.diffusion.pipelines import usual_guidance
     from efface.parts.worlds.erasing import kept
     from efface.verbs.subject import load_plan
 
@@ -86,6 +87,7 @@ def score_erasure(
         instead = next((one["instead"] for one in erased if one["remove"] == target), "")
     if isinstance(pipe, str | Path):
         pipe = open_pipeline(pipe, pick_device(device))
+    guidance = usual_guidance(pipe) if guidance is None else guidance
     if judge is None:
         _check_world(pipe)
         keep = tuple(keep) or kept(target)

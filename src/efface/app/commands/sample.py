@@ -35,7 +35,10 @@ def sample_(
     grid: Annotated[
         int, Parameter(group=HOW, help="Number of pictures on the sheet; with edits a row before and a row after.")
     ] = 1,
-    guidance: Annotated[float, Parameter(group=HOW, help="How hard the prompt pulls; 1 is the model alone.")] = 4.0,
+    guidance: Annotated[
+        float | None,
+        Parameter(group=HOW, help="How hard the prompt pulls; 1 is none. Default: 7.5; tiny 2."),
+    ] = None,
     negative: Annotated[str, Parameter(group=HOW, help="What to steer away from.")] = "",
     sampler: Annotated[str, Parameter(group=HOW, help="ddim, euler, heun, dpmpp-2m or ancestral.")] = "ddim",
     device: Device = "auto",

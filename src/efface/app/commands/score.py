@@ -69,7 +69,9 @@ def score_(
     ] = "negative,uce",
     seeds: Annotated[int, Parameter(group=ERASURE, help="Pictures of each prompt.")] = 8,
     steps: Annotated[int, Parameter(group=ERASURE, help="Steps from noise to picture.")] = 20,
-    guidance: Annotated[float, Parameter(group=ERASURE, help="How hard prompts pull.")] = 4.0,
+    guidance: Annotated[
+        float | None, Parameter(group=ERASURE, help="How hard prompts pull. Default: 7.5; tiny 2.")
+    ] = None,
     sheet: Annotated[
         Path | None, Parameter(group=ERASURE, help="Also write pictures of all models side by side to this file.")
     ] = None,

@@ -93,7 +93,7 @@ def scheduler() -> Any:
     diffusers = need("diffusers", extra="diffusion", job=JOB)
     return diffusers.DDIMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction",
-        timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=0,
+        timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1,
     )  # fmt: skip
 
 
