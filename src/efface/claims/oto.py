@@ -42,7 +42,9 @@ SIDE, STEPS, BATCH, LR, WIDTH = 16, 600, 64, 0.1, 16
 TARGET, MULTIPLE, WEIGHT = 0.6, 4, 0.1
 """Share of the groups that goes; what numbers of channels are multiples of; weight of the norm in DHSPG, by which
 groups of norm 1 to 2 come to zero within the stage of so short a training."""
-CELLS, ERASED, DRAWS, WARM = (8, 8, 16, 16), 0.5, 20, 20
+CELLS, ERASED, DRAWS, WARM, HEAVY = (8, 8, 16, 16), 0.5, 20, 20, 0.5
+"""Widths of the cells, share of the operators that goes, draws of weights, steps of a warm-up, and the weight of the
+norm in H2SPG, whose groups are several times as large."""
 BUILDS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: convnet(8),
     "depthwise": lambda: convnet(8, separable=True),
@@ -254,6 +256,6 @@ def _super_net(pictures: Task, seed: int) -> tuple[nn.Module, Erasing]:
 def _trained(net: nn.Module, pictures: Task, train: Train, choice: Any, start: int, seed: int, stop: int) -> None:
     """Train up to ``stop`` with operators that ``choice`` names at ``start`` coming to zero in half of the steps."""
     erasing = choice if isinstance(choice, Erasing) else choice.erasing
-    stage = Stage(start, max(start + 1, start + train.steps // 2), "hesso")
+    stage = Stage(start, max(start + 1, start + train.steps // 2), weight=HEAVY)
     sparse = GroupSparse(erasing.views(), erasing.count, choice, stage)
     tune(net, pictures, train, stop=min(stop, train.steps), attach=[sparse.attach])
