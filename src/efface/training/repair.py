@@ -32,6 +32,7 @@ def low_rank_repair(
     """
     peft: Any = need("peft", extra="diffusion", job="repair by low-rank adapters")
     path, blocks = blocks_of(net)
+    kinds = {type(module).__name__ for module in blocks.modules()}
     layers = {
         f"{path}.{number}.{name}": ranks[number]
         for number, block in enumerate(blocks)
@@ -41,8 +42,9 @@ def low_rank_repair(
     }
     with seeded(train.seed, "adapters"):
         config = peft.LoraConfig(
-            target_modules=list(layers), r=1, lora_alpha=1, rank_pattern=layers, alpha_pattern=layers, bias="none"
-        )
+            target_modules=list(layers), r=1, lora_alpha=1, rank_pattern=layers, alpha_pattern=layers,
+            fan_in_fan_out="Conv1D" in kinds,
+        )  # fmt: skip
         adapted = peft.inject_adapter_in_model(config, net)
     tune(adapted, data, train, device=device, every=max(1, train.steps // 4), progress=progress)
     ops: list[Op] = []
