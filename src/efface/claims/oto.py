@@ -39,9 +39,9 @@ from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 SIDE, STEPS, BATCH, LR, WIDTH = 16, 600, 64, 0.1, 16
-TARGET, MULTIPLE, WEIGHT = 0.6, 4, 0.1
+TARGET, MULTIPLE, WEIGHT = 0.6, 4, 0.3
 """Share of the groups that goes; what numbers of channels are multiples of; weight of the norm in DHSPG, by which
-groups of norm 1 to 2 come to zero within the stage of so short a training."""
+groups of norm 1 to 4 come to zero within the stage of so short a training."""
 CELLS, ERASED, DRAWS, WARM, HEAVY = (8, 8, 16, 16), 0.5, 20, 20, 0.5
 """Widths of the cells, share of the operators that goes, draws of weights, steps of a warm-up, and the weight of the
 norm in H2SPG, whose groups are several times as large."""

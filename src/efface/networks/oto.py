@@ -133,7 +133,7 @@ class OTO(Editor):
         with trial(ops, model):
             ops += edits(model, MaskSet({}), net.state_dict())
         notes = [
-            f"{one.forced} of {int(one.zero.sum())} groups of {what} had to be set to zero when the stage ended"
+            f"{one.forced} of {int(one.zero.sum())} groups of {what} had to be set to zero at the end: raise weight"
             for what, one in sparse.items() if one.forced
         ]  # fmt: skip
         return Plan.of(
