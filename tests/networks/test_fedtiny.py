@@ -12,8 +12,8 @@ from tickets import task
 from torch import nn
 
 from efface.core.method import Work
-from efface.errors import DataError, UnknownNameError, UsageError
-from efface.networks.fedtiny import FedTiny, Server, blocks_of, candidates
+from efface.errors import DataError, UsageError
+from efface.networks.fedtiny import FedTiny, Server
 from efface.parts.data.partition import dirichlet
 from efface.parts.federated.codec import Entries, encode_entries
 from efface.parts.federated.exchange import Reply
@@ -49,32 +49,9 @@ def server(**params):
     return Server(method(**params), network(), task(), Work())
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9])
-def test_candidates_share_the_same_density_out_differently(sparsity):
-    net = network()
-    every = MaskSet.ones_like(net)
-    found = candidates(net, every, method(sparsity=sparsity, candidates=4), 0)
-    assert {masks.kept for masks in found} == {round((1 - sparsity) * every.total)}
-    assert len({tuple(kept for kept, _ in masks.per_layer().values()) for masks in found}) >= 3
-    for masks in found:
-        for name, mask in masks.items():
-            weight = net.get_parameter(name).detach().abs()
-            assert mask.all() or weight[mask].min() >= weight[~mask].max()
-
-
 def test_fewer_weights_than_layers_are_refused():
     with pytest.raises(UsageError, match="too few"):
         server(sparsity=0.9999)
-
-
-def test_blocks_are_children_layers_all_or_globs():
-    names = ["0.0.weight", "0.3.weight", "1.0.weight", "4.weight"]
-    assert blocks_of(names, method()) == [names[:2], names[2:3], names[3:]]
-    assert blocks_of(names, method(granularity="layer")) == [[n] for n in names]
-    assert blocks_of(names, method(granularity="all")) == [names]
-    assert blocks_of(names, method(blocks=("0.*", "[14].*"))) == [names[:2], names[2:]]
-    with pytest.raises(UnknownNameError, match=r"7\.\*"):
-        blocks_of(names, method(blocks=("7.*",)))
 
 
 def test_blocks_take_turns_from_output_to_input_and_exchange_less_and_less():

@@ -1,13 +1,15 @@
 """Show that choosing and adjusting a mask by what clients tell beats a fixed one, at a fraction of dense traffic.
 
-Eight clients of unlike data train a small residual network to a twentieth of its weights: with both modules, and with
-the magnitude mask that the server begins with. Then each candidate of module 1 is trained as it is, for a few rounds,
-to see whether the loss that chose among them told how well they would do; with the merged statistics, and without.
+A server trains a small residual network on the few examples of its own, and eight clients of unlike data go on with a
+twentieth of its weights: with both modules, and with the magnitude mask that the server begins with. Then each
+candidate of module 1 is trained as it is, for a few rounds, to see whether the loss that chose among them told how well
+they would do; with the merged statistics, and without.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from statistics import fmean
 
 import numpy as np
@@ -15,13 +17,18 @@ from torch import nn
 
 from efface.core.claim import Claim, Context, Effect, paired, spread
 from efface.core.method import Work
-from efface.networks.fedtiny import FedTiny, candidates
+from efface.networks.fedtiny import FedTiny
 from efface.parts.data.tasks import Task, task
 from efface.parts.nn.resnets import resnet_cifar
+from efface.parts.sparsity.candidates import noisy_masks
 from efface.parts.sparsity.masks import MaskSet
 from efface.seeds import seeded
+from efface.training.recipe import Train
+from efface.training.tuning import tune
 
-CLIENTS, ROUNDS, SHORT, CANDIDATES, SPARSITY, SIDE = 8, 12, 4, 5, 0.95, 16
+CLIENTS, ROUNDS, SHORT, CANDIDATES, SPARSITY, SIDE = 8, 12, 2, 5, 0.95, 16
+PRETRAINING = 200
+"""Steps on the server's own examples, which are those held out for validation."""
 
 CLAIM = Claim(
     statement="Clients that exchange batch statistics and a few gradients find a better sparse network than a mask "
@@ -41,8 +48,7 @@ def check(context: Context) -> list[Effect]:
     buffers: dict[str, list[float]] = {"buffer": [], "layer": []}
     ranks: dict[str, list[float]] = {"merged statistics": [], "statistics as they were": []}
     for seed in context.seeds:
-        with seeded(seed, "claim"):
-            net = resnet_cifar(8, 16, channels=pictures.shape[0], classes=len(pictures.classes))
+        net = _pretrained(context, pictures, seed)
         work = Work(seed=seed, device=context.device)
         method = _method(context)
         tiny, cost = method.federate(net, pictures, work)
@@ -97,6 +103,16 @@ def check(context: Context) -> list[Effect]:
     ]
 
 
+def _pretrained(context: Context, pictures: Task, seed: int) -> nn.Module:
+    """Return the dense network that the server begins with."""
+    with seeded(seed, "claim"):
+        net = resnet_cifar(8, 16, channels=pictures.shape[0], classes=len(pictures.classes))
+    own = dataclasses.replace(pictures, train=pictures.val)
+    train = Train(steps=2 if context.quick else PRETRAINING, batch=64, seed=seed, lr=2e-3, schedule="cosine")
+    tune(net, own, train, device=context.device)
+    return net
+
+
 def _method(context: Context, **params: int) -> FedTiny:
     rounds = 2 if context.quick else ROUNDS * (3 if context.long else 1)
     given = {"candidates": CANDIDATES, "rounds": rounds, "every": 1, "stop": max(2, 2 * rounds // 3), **params}
@@ -106,7 +122,7 @@ def _method(context: Context, **params: int) -> FedTiny:
 def _ranks(context: Context, pictures: Task, net: nn.Module, work: Work, selection: list[float]) -> dict[str, float]:
     """Train every candidate of module 1 as it is, and compare the errors reached with the losses before."""
     method = _method(context, candidates=1, stop=0, rounds=1 if context.quick else SHORT)
-    masks = candidates(net, MaskSet.ones_like(net), _method(context), work.seed)
+    masks = noisy_masks(net, MaskSet.ones_like(net), 1 - SPARSITY, CANDIDATES, method.noise, work.seed)
     found = [method.federate(net, pictures, work, masks=one)[0].network() for one in masks]
     missed = [1 - pictures.score(one, limit=2000).accuracy for one in found]
     before = []

@@ -28,9 +28,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -40,18 +39,16 @@ from torch import nn
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
 from efface.core.plan import Plan
-from efface.errors import UnknownNameError, UsageError
+from efface.errors import UsageError
 from efface.parts.counting import count_flops
 from efface.parts.data.partition import dirichlet
 from efface.parts.federated.codec import Arrays, Layout, decode_entries
 from efface.parts.federated.exchange import Reply, Request, Stage
 from efface.parts.nn.batchnorm import Merge, load_statistics, merged, normalised
-from efface.parts.sparsity.budget import best
-from efface.parts.sparsity.densities import exact_counts, water_fill
+from efface.parts.sparsity.candidates import blocks_of, noisy_masks
 from efface.parts.sparsity.growth import drop_smallest, grow_largest
 from efface.parts.sparsity.masks import MaskSet
-from efface.parts.sparsity.scores import magnitude
-from efface.seeds import derive, numpy_generator
+from efface.seeds import derive
 from efface.training.course import needed
 from efface.training.edits import edits
 from efface.training.federated import DEVELOPMENT, Local, SparseClient, own_task
@@ -163,11 +160,11 @@ class Server:
         self.method, self.task, self.work = method, task, work
         self.net = copy.deepcopy(model).requires_grad_()
         every = MaskSet.ones_like(self.net, method.include, method.exclude)
-        self.layout, self.blocks = Layout.of(self.net, every), blocks_of(every, method)
+        self.layout, self.blocks = Layout.of(self.net, every), blocks_of(every, method.granularity, method.blocks)
         self.notes: list[str] = []
         self.selection: list[float] = []
         self.costs: dict[int, dict[str, float]] = {}
-        self._candidates = [masks] if masks else candidates(self.net, every, method, work.seed)
+        self._candidates = [masks] if masks else self._drawn(every)
         self._statistics = bool(normalised(self.net)) and method.select != "validation"
         if method.select == "bn" and not self._statistics:
             what = "module 1 compares batch statistics, and the network has no batch normalisation"
@@ -178,6 +175,10 @@ class Server:
         self._sent: dict[int, int] = {}
         self._merged, self._measured = np.zeros(0, np.float32), set[int]()
         self._flops = count_flops(self.net, task.train.take(np.zeros(1, np.int64))["picture"])
+
+    def _drawn(self, every: MaskSet) -> list[MaskSet]:
+        method = self.method
+        return noisy_masks(self.net, every, 1 - method.sparsity, method.candidates, method.noise, self.work.seed)
 
     @property
     def rounds(self) -> int:
@@ -299,36 +300,3 @@ class Server:
     def _choose(self, losses: list[float]) -> None:
         self.selection = losses
         self.work.progress(f"losses of {len(losses)} candidates: {', '.join(f'{loss:.3f}' for loss in losses)}")
-
-
-def candidates(net: nn.Module, every: MaskSet, method: FedTiny, seed: int) -> list[MaskSet]:
-    """Return masks of equal density that share it out differently: first equally, then with noise in each layer.
-
-    Inside a layer the largest weights stay. Raises :class:`UsageError` if there are fewer weights to keep than layers.
-    """
-    sizes = {name: mask.numel() for name, mask in every.items()}
-    scores = magnitude({name: net.get_parameter(name) for name in every})
-    found = []
-    for i in range(method.candidates):
-        draw = numpy_generator(seed, "candidate", i).standard_normal(len(sizes)) * (method.noise if i else 0.0)
-        ratios = {name: math.exp(x) for name, x in zip(sizes, draw, strict=True)}
-        counts = exact_counts(water_fill(ratios, sizes, 1 - method.sparsity), sizes)
-        found.append(best(scores, every, counts))
-    return found
-
-
-def blocks_of(weights: Iterable[str], method: FedTiny) -> list[list[str]]:
-    """Return the names of the weights in each block, from input to output: by child of the network, or by globs."""
-    names = list(weights)
-    if method.granularity != "block":
-        return [names] if method.granularity == "all" else [[name] for name in names]
-    if method.blocks:
-        blocks = [[name for name in names if fnmatchcase(name, glob)] for glob in method.blocks]
-        for glob, block in zip(method.blocks, blocks, strict=True):
-            if not block:
-                raise UnknownNameError("weight in a block", glob, names)
-        return blocks
-    children: dict[str, list[str]] = {}
-    for name in names:
-        children.setdefault(name.partition(".")[0], []).append(name)
-    return list(children.values())

@@ -34,7 +34,7 @@ from efface.core.plan import Plan
 from efface.core.removal import plan_removal
 from efface.errors import InputError, UsageError
 from efface.io.weights import save_weights
-from efface.parts.graph import ChannelGraph, channel_graph
+from efface.parts.graph import channel_graph
 from efface.parts.graph.idle import idle
 from efface.parts.nn.batchnorm import reestimate
 from efface.parts.nn.bayesian import Bayes, Posterior, bayesian, plain, sigma
@@ -140,7 +140,14 @@ class TurboVBI(Editor):
             save_weights(self.folder, found.tensors(), {"method": self.name, "params": self.params()})
         net, masks = found.net, self.masks(found)
         masks.check()
-        graph, stay, masks = idle_neurons(net, task, masks) if self.structure else (None, {}, masks)
+        graph, stay, notes = None, dict[str, Any](), self.notes()
+        if self.structure:
+            picture = task.train.take(np.arange(2))["picture"].to(next(net.parameters()).device)
+            try:
+                graph = channel_graph(net, (picture,))
+                stay, masks = idle(graph, masks)
+            except InputError as error:
+                notes.append(f"idle neurons stay, since the network cannot be exported: {error.what}")
         masks.apply_(net)
         reestimate(net, (task.train.batch(work.seed, step, self.batch)["picture"] for step in range(BATCHES)))
         if self.finetune:
@@ -154,7 +161,7 @@ class TurboVBI(Editor):
             "removed": {drop.removal.group: int((~stay[drop.removal.group]).sum()) for drop in drops},
             "density": masks.density,
             "rounds": turbo.history,
-            "notes": self.notes(),
+            "notes": notes,
         }
         ops = [*edits(model, masks, net.state_dict()), *drops]
         return Plan.of(model, ops, method=self.name, params=self.params(), seed=work.seed, **facts)
@@ -283,17 +290,3 @@ class Turbo:
         if self.method.em and self.history:
             self.priors[name] = self.priors[name].refit(grid)
         return from_grid(self.priors[name].extrinsic(grid), evidence.shape).clamp(-LIMIT, LIMIT)
-
-
-def idle_neurons(net: nn.Module, task: Task, masks: MaskSet) -> tuple[ChannelGraph | None, dict[str, Any], MaskSet]:
-    """Return the channels of ``net``, which of them stay, and the masks without the others' weights.
-
-    A network that cannot be exported keeps all its neurons.
-    """
-    home = next(net.parameters()).device
-    try:
-        graph = channel_graph(net, (task.train.take(np.arange(2))["picture"].to(home),))
-    except InputError:
-        return None, {}, masks
-    stay, left = idle(graph, masks)
-    return graph, stay, left
