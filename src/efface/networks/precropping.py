@@ -218,8 +218,11 @@ def _first_weights(model: nn.Module, drops: Sequence[Op], fit: Fit, seed: int) -
     for name, tensor in net.state_dict().items():
         if name.rpartition(".")[0] not in args and name not in others and not torch.equal(tensor, before[name]):
             ops.append(Delta.set(name, tensor))
-    notes = [f"{name} keeps its values, since its module does not tell how they are drawn" for name in kept]
-    return ops, ["The first weights are new: train the network from scratch, by the recipe of the one given", *notes]
+    notes = ["The first weights are new: train the network from scratch, by the recipe of the one given"]
+    if kept:
+        named = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+        notes.append(f"Kept as they are, since their modules do not tell how they are drawn: {named}")
+    return ops, notes
 
 
 def _shares(scores: Mapping[str, Tensor], density: float) -> dict[str, float]:
