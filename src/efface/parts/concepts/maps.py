@@ -19,7 +19,7 @@ RIDGE = 1e-2
 """Pull of M towards the identity, relative to the mean square of the rows; l = 0.5 of UCE is about this much."""
 LARGE = 3.0
 """Spectral norm from which on a map edits more than it should."""
-CHUNK = 8192  # rows that are multiplied at once
+CHUNK = 4096  # rows that are multiplied at once
 BLOCKS = 4  # of a symmetric product, of which only those on and below the diagonal are computed
 
 
@@ -75,13 +75,13 @@ def uce(
 
 def gram(parts: Iterable[Tensor]) -> Tensor:
     """Return the sum of A^T A over the matrices ``parts`` (any, width), as (width, width) in float64 on the CPU."""
-    total: Tensor | None = None
+    total, wide = None, torch.empty(0, 0, dtype=torch.float64)
     for part in parts:
+        if total is None:
+            total, wide = (torch.zeros(n, part.shape[1], dtype=torch.float64) for n in (part.shape[1], CHUNK))
+        grid = [band.tensor_split(BLOCKS, dim=1) for band in total.tensor_split(BLOCKS)]
         for rows in part.detach().split(CHUNK):
-            rows = rows.cpu().double()
-            columns = rows.tensor_split(BLOCKS, dim=1)
-            total = rows.new_zeros(rows.shape[1], rows.shape[1]) if total is None else total
-            grid = [band.tensor_split(BLOCKS, dim=1) for band in total.tensor_split(BLOCKS)]
+            columns = wide[: len(rows)].copy_(rows).tensor_split(BLOCKS, dim=1)  # in one place, for new memory is slow
             for i, left in enumerate(columns):
                 for j in range(i + 1):
                     grid[i][j].addmm_(left.T, columns[j])
