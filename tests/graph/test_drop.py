@@ -59,7 +59,7 @@ def test_undo_is_bit_equal_in_both_memory_formats(plan: Plan) -> None:
         assert (net.conv1.out_channels, net.fc.in_features) == (8, 32)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
 def test_optimizer_and_gradients_follow(plan: Plan, kind: type[torch.optim.Optimizer]) -> None:
     net = small()
     options = {"momentum": 0.9} if kind is torch.optim.SGD else {}

@@ -34,6 +34,16 @@ def test_removal_equals_zeroing(name: str) -> None:
     assert sum(op.row(net).removed for op in ops[:1]) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*zoo.OWN, *zoo.TAKEN])
+def test_what_is_left_exports_again(name: str) -> None:
+    torch.manual_seed(0)
+    case = (zoo.OWN | zoo.TAKEN)[name]()
+    graph = channel_graph(case.net.eval(), case.args, case.kwargs)
+    found = len(graph.groups)
+    assert len(plan_removal(graph, halves(graph))) == found - REFUSED.get(name, 0)
+
+
 def halves(graph: ChannelGraph) -> dict[str, np.ndarray]:
     """Keep half of each group, at random."""
     draws = numpy_generator(0, "halves")

@@ -175,8 +175,9 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for held, before in (pair for pairs in kept for pair in pairs):
-            held.clear()
-            held.update(before)
+            if held.keys() != before.keys() or any(held[name] is not value for name, value in before.items()):
+                held.clear()
+                held.update(before)
 
 
 def _key(tensor: Tensor) -> Key:
