@@ -22,13 +22,13 @@ def idle(graph: ChannelGraph, masks: MaskSet) -> tuple[dict[str, NDArray[np.bool
     while before != left.kept:
         before = left.kept
         for name, group in graph.groups.items():
-            stay[name] &= _at_work(group, left)
+            stay[name] &= _at_work(graph, group, left)
             stay[name][0] |= not stay[name].any()
             _clear(group, stay[name], left)
     return {name: keep for name, keep in stay.items() if not keep.all()}, left
 
 
-def _at_work(group: Group, masks: MaskSet) -> NDArray[np.bool_]:
+def _at_work(graph: ChannelGraph, group: Group, masks: MaskSet) -> NDArray[np.bool_]:
     """Return which classes some kept weight makes (dimension 0) and some kept weight reads (dimension 1)."""
     sides = []
     for dim in (0, 1):
@@ -37,8 +37,9 @@ def _at_work(group: Group, masks: MaskSet) -> NDArray[np.bool_]:
         for m in members:
             mask = masks[m.name].movedim(dim, 0).flatten(1).any(1).cpu().numpy()
             used[m.classes[mask & (m.classes >= 0)]] = True
-        others = any(m.name not in masks and m.name.endswith("weight") for m in group.members if m.dim == dim)
-        sides.append(used | (others or not members))
+        matrices = [m for m in group.members if m.dim == dim and len(graph.trace.tensors[m.name]) > 1]
+        others = any(m.name not in masks for m in matrices)
+        sides.append(used | (others or not matrices))
     return sides[0] & sides[1]
 
 
