@@ -5,7 +5,7 @@ import torch
 
 from efface.core.models import open_model
 from efface.core.run import Run
-from efface.errors import DataError
+from efface.errors import DataError, EffaceError
 from efface.parts.data.language import ALPHABET
 from efface.parts.language.tiny import LENGTH, SHIPPED, tiny_corpus
 from efface.training.language import assemble
@@ -32,6 +32,22 @@ def test_a_text_is_trained_on_and_the_folder_is_that_of_transformers(tmp_path):
     with torch.no_grad():
         assert small(ids).logits.equal(shrunk.model(ids).logits)
     assert (tmp_path / "small/tokenizer.json").is_file()
+    params = {"rows": 2, "length": 8, "multiple": 8}
+    twice = shrink(tmp_path / "small", method="cfsp", data=tmp_path / "text.txt", params=params, device="cpu")
+    smaller = open_model(twice.save(tmp_path / "smaller")).model
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in small.parameters())
+    with torch.no_grad():
+        assert smaller(ids).logits.equal(twice.model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "what"),
+    [(SHIPPED, None, "needs data"), (SHIPPED, "short.txt", "3 tokens"), (SHIPPED, "none.txt", "no such file")],
+)
+def test_text_that_is_missing_or_too_short_is_told(model, data, what, tmp_path):
+    (tmp_path / "short.txt").write_text("hi\n")
+    with pytest.raises(EffaceError, match=what):
+        shrink(model, method="finercut", data=data and tmp_path / data, device="cpu")
 
 
 def test_the_shipped_model_reads_what_it_writes_better_than_chance():

@@ -60,7 +60,7 @@ def check(context: Context) -> list[Effect]:
                 rises[rule][keep].append(rise(keep=keep, **options)[0])
         repaired["not repaired"].append(rises["cfsp"][KEEPS[-1]][-1])
         for arm, mode in (("adaptive ranks", "importance"), ("uniform ranks", "uniform")):
-            options = {"steps": steps, "rank": 4, "rank_mode": mode, "lr": 3e-3, "repair_batch": 16}
+            options = {"steps": steps, "rank": 4, "rank_mode": mode, "lr": 1e-2, "repair_batch": 16}
             repaired[arm].append(rise(keep=KEEPS[-1], **options)[0])
         for name, share in shares(model, rise(keep=KEEPS[-1])[1]).items():
             speed[name].append(share)

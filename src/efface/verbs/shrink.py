@@ -76,7 +76,7 @@ class Shrunk:
         with atomic_folder(place, overwrite=overwrite, ours=REPORT) as new:
             self.opened.write(new, self._edit)
             self.plan.save(new / PLAN)
-            write_json(new / REPORT, self.report.as_dict())
+            write_json(new / REPORT, self.report.as_dict(), overwrite=True)  # that of an earlier shrinking was copied
         return place
 
     def save_onnx(self, path: str | Path, *, overwrite: bool = False) -> Parity:
