@@ -49,7 +49,10 @@ def shrink_(
     weights: Weights = None,
     data: Annotated[
         str | None,
-        Parameter(group=HOW, help="What to train and measure on: digits, shapes, or a folder of labelled pictures."),
+        Parameter(
+            group=HOW,
+            help="What to train and measure on: digits, shapes, a folder of labelled pictures, or text.",
+        ),
     ] = None,
     input_: Input = None,
     seed: Annotated[int, Parameter(group=HOW, help="Seed of every random draw.")] = 0,
