@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from efface.verbs.rules import Rules
     from efface.verbs.sample import sample
     from efface.verbs.score import score
+    from efface.verbs.score_erasure import score_erasure
     from efface.verbs.sensitivity import Sensitivity, sensitivity
     from efface.verbs.shrink import Shrunk, shrink
 
@@ -54,6 +55,7 @@ __all__ = [
     "inspect",
     "sample",
     "score",
+    "score_erasure",
     "sensitivity",
     "shrink",
 ]
@@ -85,6 +87,7 @@ HOMES = {
     "inspect": "efface.verbs.inspect",
     "sample": "efface.verbs.sample",
     "score": "efface.verbs.score",
+    "score_erasure": "efface.verbs.score_erasure",
     "sensitivity": "efface.verbs.sensitivity",
     "shrink": "efface.verbs.shrink",
 }

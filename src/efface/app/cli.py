@@ -66,8 +66,9 @@ COMMANDS = {
         "efface check deeperaser --seeds 0,1,2",
     ),
     "score": (
-        "Compare cleaned pictures with the truth.\n\nPSNR, SSIM and the other figures of the field, for the whole "
-        "picture and inside and outside the mask.",
+        "Compare cleaned pictures with the truth, or edited pipelines with the original.\n\nPSNR, SSIM and the other "
+        "figures of the field, for the whole picture and inside and outside the mask. With --erasure: what an edit "
+        "erased, kept and gives away under attack.",
         "efface score cleaned/ --truth truth/ --mask masks/ -o scores.csv",
     ),
     "convert": (

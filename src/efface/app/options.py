@@ -81,3 +81,17 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
+
+
+def parse_texts(text: str | None) -> tuple[str, ...]:
+    """Read texts from a file, one a line, or from ``text`` itself with semicolons between them."""
+    if text is None:
+        return ()
+    try:
+        path = Path(text)
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else text.split(";")
+    except UnicodeDecodeError as error:
+        raise UsageError("is no text file", where=text, fix="Write one text a line, in UTF-8") from error
+    except OSError:  # too long for a name
+        lines = text.split(";")
+    return tuple(line.strip() for line in lines if line.strip())

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json, Settings, parse_settings
-from efface.errors import UsageError
+from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json, Settings, parse_settings, parse_texts
 
 
 def forget_(
@@ -86,17 +85,3 @@ def forget_(
     for name, path in (("Edit", paths["out"]), (f"Exported as {form}", paths["export"])):
         if path is not None:
             print(f"{name}: {path}")
-
-
-def parse_texts(text: str | None) -> tuple[str, ...]:
-    """Read texts from a file, one a line, or from ``text`` itself with semicolons between them."""
-    if text is None:
-        return ()
-    try:
-        path = Path(text)
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else text.split(";")
-    except UnicodeDecodeError as error:
-        raise UsageError("is no text file", where=text, fix="Write one text a line, in UTF-8") from error
-    except OSError:  # too long for a name
-        lines = text.split(";")
-    return tuple(line.strip() for line in lines if line.strip())

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from efface.app.commands.forget import parse_texts
-from efface.app.options import HOW, OUTPUT, Device, Json
+from efface.app.options import HOW, OUTPUT, Device, Json, parse_texts
 from efface.errors import UsageError
 
 if TYPE_CHECKING:
