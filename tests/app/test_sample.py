@@ -118,8 +118,8 @@ def test_what_cannot_be_drawn_is_refused(plan):
 
 def test_a_sheet_has_a_picture_for_each_place():
     shown = sheet([torch.full((3, 4, 6), value) for value in (0.0, 0.5, 1.0)], 2)
-    assert shown.size == (2 * 6 + GAP, 2 * 4 + GAP)
-    assert [shown.getpixel(place) for place in ((0, 0), (8, 0), (0, 6), (7, 0))] == [
+    assert shown.size == (2 * 6 * 32 + GAP, 2 * 4 * 32 + GAP)
+    assert [shown.getpixel(place) for place in ((0, 0), (200, 0), (0, 140), (192, 0))] == [
         (0, 0, 0), (128, 128, 128), (255, 255, 255), (255, 255, 255)
     ]  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_forget_and_sample_from_the_command_line(folder, turn, tmp_path, capfd):
     assert printed.out == f"{out}: 3 of 'a circle', before above after\n"
     assert printed.err == ""
     with Image.open(out) as image:
-        assert image.size == (3 * 32 + 2 * GAP, 2 * 32 + GAP)
+        assert image.size == (3 * 128 + 2 * GAP, 2 * 128 + GAP)
 
 
 def test_refusals_of_the_command_line(folder, turn, tmp_path, capfd):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+SHOWN = 128  # least height of a picture on a sheet
 GAP = 2  # pixels between the pictures of a sheet
 WHAT_TO_OPEN = "Folder of a diffusers pipeline, name of one in the hub's cache, or tiny: our own."
 
@@ -73,13 +74,16 @@ def sample_(
 
 
 def sheet(pictures: Tensor | list[Tensor], columns: int) -> Image:
-    """Return ``pictures`` (3, h, w) in [0, 1] side by side, ``columns`` in a row."""
+    """Return ``pictures`` (3, h, w) in [0, 1] side by side, ``columns`` in a row; tiny ones are enlarged."""
     from PIL import Image
 
     height, width = pictures[0].shape[1:]
+    scale = max(1, SHOWN // height)
+    height, width = height * scale, width * scale
     rows = -(-len(pictures) // columns)
     image = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     for i, picture in enumerate(pictures):
-        pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
-        image.paste(Image.fromarray(pixels), (i % columns * (width + GAP), i // columns * (height + GAP)))
+        pixels = Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy())
+        large = pixels.resize((width, height), Image.Resampling.NEAREST)
+        image.paste(large, (i % columns * (width + GAP), i // columns * (height + GAP)))
     return image
