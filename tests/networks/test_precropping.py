@@ -149,13 +149,23 @@ def test_densities_that_conflict_leave_residuals():
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(192, 512), min_size=4, max_size=6), st.data())
-def test_whole_channels_meet_the_budget_to_one_percent_and_never_exceed_it(widths, data):
+def test_whole_channels_use_the_budget_up_and_never_exceed_it(widths, data):
     sizes = chain([3, *widths, 10])
     asked = {name: data.draw(st.floats(0.2, 1.0)) for name in sizes.cells}
-    share = data.draw(st.floats(0.3, 0.9))
-    fit = fit_widths(sizes, asked, [whole(sizes, share)], multiple_of=1)
-    assert 0.99 * share <= sizes.parameters(fit.widths) / sizes.parameters({}) <= share
+    budget = whole(sizes, data.draw(st.floats(0.3, 0.9)))
+    fit = fit_widths(sizes, asked, [budget], multiple_of=1)
+    assert sizes.parameters(fit.widths) <= budget.most
     assert all(0 < width <= sizes.groups[name].size for name, width in fit.widths.items())
+    for name, width in fit.narrower.items():  # not another channel fits
+        assert sizes.parameters({**fit.widths, name: width + 1}) > budget.most
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(192, 512), min_size=4, max_size=6), st.floats(0.3, 0.9))
+def test_layers_of_one_density_meet_the_budget_to_one_percent(widths, share):
+    sizes = chain([3, *widths, 10])
+    fit = fit_widths(sizes, dict.fromkeys(sizes.cells, share), [whole(sizes, share)], multiple_of=1)
+    assert 0.99 * share <= sizes.parameters(fit.widths) / sizes.parameters({}) <= share
 
 
 @settings(max_examples=20)

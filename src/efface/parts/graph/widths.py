@@ -178,11 +178,14 @@ def fit_widths(
         low, high = (middle, high) if fits(shifted(middle)) else (low, middle)
     widths = shifted(low)
     missing = {n: targets[n] + low - math.log(widths[n] / limit.size) for n, limit in limits.items()}
-    for name in sorted(
-        missing, key=lambda name: -missing[name]
-    ):  # what rounding leaves over goes where most is missing
-        more = {**widths, name: limits[name].next(widths[name])}
-        widths = more if fits(more) else widths
+    waiting = sorted(missing, key=lambda name: -missing[name])
+    while waiting:  # what rounding leaves over goes round, first to where most is missing, until no channel fits
+        for name in list(waiting):
+            more = {**widths, name: limits[name].next(widths[name])}
+            if more != widths and fits(more):
+                widths = more
+            else:
+                waiting.remove(name)
     return Fit(sizes, widths, densities, residuals)
 
 
