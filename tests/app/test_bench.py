@@ -12,10 +12,12 @@ from torch import nn
 from efface import Plan, bench, export_blocks, sensitivity
 from efface.app import cli
 from efface.core.models import Opened
-from efface.core.ops import Bypass, Delta, Mask
+from efface.core.ops import Bypass, Delta, Drop, Mask
+from efface.core.removal import plan_removal
 from efface.errors import PlanError, UsageError
 from efface.io.weights import save_weights
 from efface.parts.data.tasks import Task
+from efface.parts.graph import channel_graph
 from efface.parts.sparsity import blocks
 from efface.parts.sparsity.blocks import ColumnBlock
 from efface.parts.sparsity.project import pattern_mask
@@ -139,6 +141,17 @@ def test_what_was_trained_under_its_mask_keeps_its_zeros(quick):
         trained[4].weight *= pattern_mask(edited[4].columns, (8, 64))
     assert made.coverage == pytest.approx(float((trained[4].weight != 0).sum() / keep.sum()))
     torch.testing.assert_close(edited(x), trained(x))
+
+
+def test_masks_of_layers_that_then_lose_channels_become_blocks_of_what_is_left(quick):
+    net, x = build().eval(), torch.randn(3, 1, 4, 4)
+    graph = channel_graph(net, (x,))
+    drops = plan_removal(graph, {name: np.arange(group.size) % 2 == 0 for name, group in graph.groups.items()})
+    plan = masked(net, ops=drops)
+    made = export_blocks(net, plan, shape=(1, 1, 4, 4), block=4, columns=1.0)
+    assert {layer.name for layer in made.replaced} == {"0", "2", "4", "6"}
+    assert {op.target for op in made.plan.ops if isinstance(op, Drop)} == {op.target for op in drops}
+    torch.testing.assert_close(outputs(net, made.plan, x), outputs(net, plan, x))
 
 
 def test_all_columns_keep_all_of_the_mask_and_scores_are_told(quick):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efface.core.ops import Mask, Op, Replace
+from efface.core.ops import Mask, Op, Replace, TensorOp
 from efface.core.plan import Plan
 from efface.core.trial import trial
 from efface.errors import UsageError
@@ -149,7 +149,7 @@ def convert(
         for name, (pattern, form) in chosen.items():
             new = from_dense(net.get_submodule(name), pattern, form)
             edits.append(Replace.by(name, new, new.args()))
-    kept = [op for op in plan.ops if op.target.rpartition(".")[0] not in chosen]
+    kept = [op for op in plan.ops if not (isinstance(op, TensorOp) and op.target.rpartition(".")[0] in chosen)]
     facts: dict[str, Any] = {"columns": columns, "block": block, "revived": revived, "of": plan.made_by}
     new_plan = Plan.of(net, [*kept, *edits], method=f"{plan.name}, column blocks", **facts)
     with trial(new_plan.ops, net):
@@ -170,17 +170,13 @@ def convert(
 
 def _masks(plan: Plan, net: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Return what ``plan`` keeps of each layer that it masks and that has a form in column blocks, by its name."""
-    masks: dict[str, Tensor] = {}
-    others = tied(net)
-    for name in weights:
-        layer, _, last = name.rpartition(".")
-        mask = None
-        for op in plan.ops:
-            mask = op.alive(mask) if op.target == name else mask
-        shared = name in others.values()
-        if mask is not None and not shared and layer and last == "weight" and convertible(net.get_submodule(layer)):
-            masks[layer] = mask
-    return masks
+    found, shared = plan.masks(), set(tied(net).values())
+    layers = {name.removesuffix(".weight"): name for name in weights if name.endswith(".weight")}
+    return {
+        layer: found[name]
+        for layer, name in layers.items()
+        if name in found and name not in shared and convertible(net.get_submodule(layer))
+    }
 
 
 def _inputs(what: Subject, names: Iterable[str]) -> dict[str, Tensor]:
