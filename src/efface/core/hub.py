@@ -147,8 +147,8 @@ def _writer(model: Any, folder: Path, library: str) -> Callable[[Path, Any], Non
     return write
 
 
-def _note_sizes(model: Any) -> None:
-    """Write into the configuration of ``model`` which sizes are others than it says, if any are."""
+def sizes_left(model: Any) -> dict[str, dict[str, Any]]:
+    """Return which sizes of ``model`` are others than its configuration says, empty where none are."""
     import torch
 
     from efface.parts.graph.sizes import SIZES, differences
@@ -160,7 +160,14 @@ def _note_sizes(model: Any) -> None:
             built = type(model).from_config({name: value for name, value in config.items() if name != SIZES})
         else:
             built = (shaped(type(model)) if is_shaped(config.to_dict()) else type(model))(config)
-    found = differences(model, built)
+    return differences(model, built)
+
+
+def _note_sizes(model: Any) -> None:
+    """Write into the configuration of ``model`` which sizes are others than it says, if any are."""
+    from efface.parts.graph.sizes import SIZES
+
+    config, found = model.config, sizes_left(model)
     if hasattr(model, "register_to_config"):
         if found or SIZES in config:
             model.register_to_config(**{SIZES: found})

@@ -197,7 +197,7 @@ def shrink(
         data=None if task is None else task.name,
         score_before=score_before,
         score_after=score_after,
-        notes=tuple(plan.made_by.get("notes", ())),
+        notes=(*plan.made_by.get("notes", ()), *_uneven(opened, plan)),
         seconds=round(time.perf_counter() - start, 2),
         versions=versions(),
     )
@@ -246,6 +246,20 @@ def _score(net: nn.Module, task: Task | Corpus | None, device: str) -> Score | N
         return task.score(net.to(device))
     finally:
         net.to(home)
+
+
+def _uneven(opened: Opened, plan: Plan) -> list[str]:
+    """Say it where the configuration of a folder cannot tell which channels are left."""
+    from efface.core.hub import sizes_left
+    from efface.core.ops import Drop
+    from efface.core.trial import trial
+
+    if opened.form not in ("transformers", "diffusers") or not any(isinstance(op, Drop) for op in plan.ops):
+        return []
+    with trial(plan.ops, opened.model):
+        uneven = bool(sizes_left(opened.model))
+    note = "Layers have other sizes than config.json has words for: efface opens the folder, {} alone does not"
+    return [note.format(opened.form)] if uneven else []
 
 
 def _place(opened: Opened, folder: str | Path | None, overwrite: bool) -> Path:

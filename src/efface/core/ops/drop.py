@@ -107,7 +107,9 @@ class Drop(Op):
             cuts.append(Cut(str(name), dim, int(size), indices.astype(np.int64)))
         if not cuts or start != len(stored):
             raise ValueError("the edit holds another number of indices than it says")
-        sizes = tuple(Resize(str(m), str(n), int(old), int(new)) for m, n, old, new in values["sizes"])
+        sizes = tuple(
+            Resize(str(m), str(n), None if old is None else int(old), int(new)) for m, n, old, new in values["sizes"]
+        )
         if any(size.new < 1 for size in sizes):
             raise ValueError("the edit leaves a module without channels")
         return cls(target, Removal(str(values["group"]), tuple(cuts), sizes))

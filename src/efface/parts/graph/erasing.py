@@ -18,7 +18,7 @@ from efface.parts.graph.planning import gone as indices_gone
 from efface.parts.graph.remove import Cut, Removal, Resize, remove
 from efface.parts.graph.segments import Operators, hierarchical, kind, settle
 from efface.parts.graph.selection import Budget, makers, outputs_of, perturbed
-from efface.parts.graph.verify import TOLERANCE, _distance
+from efface.parts.graph.verify import TOLERANCE, distance
 from efface.parts.nn.cells import Erased, Join
 from efface.parts.nn.passing import PassThrough
 from efface.parts.sparsity.groups import GroupViews, View
@@ -193,7 +193,7 @@ class Erasing:
         finally:
             for name, value in before.items():
                 zeroed.parameters[name].copy_(value)
-        return _distance(found, wanted) <= TOLERANCE
+        return distance(found, wanted) <= TOLERANCE
 
     def _views(self, number: int, place: int) -> list[View]:
         mine = self.segments[number].parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from efface.parts.graph.atoms import Ints
 
 Undo = Callable[[nn.Module], None]
+CONFIG = "config."
+"""Beginning of the name of an attribute that is a setting of the module's configuration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +30,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Resize:
-    """An attribute of a module that holds a size, an int or the one of a tuple."""
+    """An attribute of a module that holds a size, an int or the one of a tuple; or a setting of its configuration."""
 
     module: str
     name: str
-    old: int
+    old: int | None
+    """None for a setting that stands for what others give."""
     new: int
 
 
@@ -55,7 +59,9 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 
 def size_of(model: nn.Module, resize: Resize) -> int | None:
     """Return what the attribute holds now, None where it is not there or holds no size."""
-    value = getattr(model.get_submodule(resize.module), resize.name, None)
+    module, name = model.get_submodule(resize.module), resize.name
+    holder = getattr(module, "config", None) if name.startswith(CONFIG) else module
+    value = getattr(holder, name.removeprefix(CONFIG), None)
     value = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
     return value if isinstance(value, int) else None
 
@@ -71,13 +77,17 @@ def remove(model: nn.Module, removal: Removal, optimizers: Sequence[torch.optim.
     for cut in removal.cuts:
         tensor = tensor_of(model, cut.name)
         taken.append([cut, *_cut(tensor, cut, optimizers)])
+    config = getattr(model, "config", None)
     for size in removal.sizes:
         _resize(model, size, size.new)
 
     @torch.no_grad()
     def undo(model: nn.Module) -> None:
         for size in reversed(removal.sizes):
-            _resize(model, size, size.old)
+            if not size.name.startswith(CONFIG):
+                _resize(model, size, size.old)
+        if config is not None:
+            _reconfigure(model, config)
         for cut, went, grad, states in reversed(taken):
             tensor = tensor_of(model, cut.name)
             kept_grad, tensor.grad = tensor.grad, None
@@ -134,7 +144,20 @@ def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if last else tensor.contiguous()
 
 
-def _resize(model: nn.Module, resize: Resize, value: int) -> None:
+def _resize(model: nn.Module, resize: Resize, value: int | None) -> None:
     module = model.get_submodule(resize.module)
+    if resize.name.startswith(CONFIG):
+        config = copy.copy(module.config)  # other models may have been built with this one
+        setattr(config, resize.name.removeprefix(CONFIG), value)
+        _reconfigure(module, config)
+        return
     old = getattr(module, resize.name)
     setattr(module, resize.name, type(old)([value]) if isinstance(old, (tuple, list)) else value)
+
+
+def _reconfigure(model: nn.Module, config: Any) -> None:
+    """Put ``config`` in the place of the configuration of ``model`` wherever its modules hold it."""
+    old = model.config
+    for module in model.modules() if config is not old else ():
+        if vars(module).get("config") is old:
+            module.config = config

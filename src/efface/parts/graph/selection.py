@@ -20,7 +20,7 @@ from efface.errors import UsageError
 from efface.parts.counting import count_flops
 from efface.parts.graph.groups import ChannelGraph, Member
 from efface.parts.graph.trace import named, quiet
-from efface.parts.graph.verify import TOLERANCE, _distance, _floats
+from efface.parts.graph.verify import TOLERANCE, distance, floats
 from efface.parts.graph.widths import sizes_of
 from efface.parts.sparsity.groups import GroupViews, View
 from efface.seeds import torch_generator
@@ -180,13 +180,13 @@ def perturbed(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def difference(model: nn.Module, other: nn.Module, graph: ChannelGraph) -> float:
     """Return the largest difference of outputs on the example of ``graph``, as a share of the largest output."""
-    return _distance(outputs_of(graph, other), outputs_of(graph, model))
+    return distance(outputs_of(graph, other), outputs_of(graph, model))
 
 
 def outputs_of(graph: ChannelGraph, model: nn.Module) -> list[Tensor]:
     """Return what ``model`` makes of the example of ``graph``, tensors of floating point alone."""
     with quiet(model):
-        return _floats(model(*graph.args, **graph.kwargs))
+        return floats(model(*graph.args, **graph.kwargs))
 
 
 def _asleep(graph: ChannelGraph, probe: nn.Module, names: list[str], made: set[tuple[str, int]]) -> list[str]:
@@ -216,7 +216,7 @@ def _wakes(graph: ChannelGraph, probe: nn.Module, names: Sequence[str], made: se
     finally:
         for name, value in every.values().items():
             value.copy_(before[name])
-    return not _distance(found[0], found[1]) <= TOLERANCE
+    return not distance(found[0], found[1]) <= TOLERANCE
 
 
 def _view(member: Member, start: int) -> View:

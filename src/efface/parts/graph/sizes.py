@@ -45,6 +45,16 @@ def differences(model: nn.Module, built: nn.Module) -> dict[str, dict[str, Any]]
     return found if shapes else {}
 
 
+def attributes(model: nn.Module) -> dict[str, int]:
+    """Return every attribute of a module that holds a size, by name."""
+    return {
+        f"{path}.{name}": value[0] if isinstance(value, (tuple, list)) else value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if _is_size(value)
+    }
+
+
 def sized(kind: type[Any], sizes: Mapping[str, Any] | None) -> type[Any]:
     """Return a subclass of a model class that builds itself with ``sizes``, the class itself where there are none."""
     if not sizes:

@@ -39,7 +39,7 @@ def verified(graph: ChannelGraph, keep: Keep, *, reexport: bool = True) -> list[
     made = removals(graph, sound)
     if made and reexport:
         try:
-            with _removed(graph.model, made):
+            with removed(graph.model, made):
                 export(graph.model, graph.args, graph.kwargs)
         except EffaceError as error:
             export(graph.model, graph.args, graph.kwargs)  # raises by itself if the whole network does not export
@@ -75,11 +75,11 @@ def _failure(graph: ChannelGraph, keep: Keep) -> str | None:
     twice = _twice(graph.args, graph.kwargs)
     with quiet(graph.model):
         wanted, wanted_twice = _Zeroed(graph, out).outputs(), _outputs(graph.model, twice)
-        with _removed(graph.model, removals(graph, keep)):
+        with removed(graph.model, removals(graph, keep)):
             found, found_twice = _outputs(graph.model, (graph.args, graph.kwargs)), _outputs(graph.model, twice)
     if isinstance(found, str):
         return f"the network does not run without it: {found}"
-    if (away := _distance(found, wanted)) > TOLERANCE:
+    if (away := distance(found, wanted)) > TOLERANCE:
         return f"removal differs from zeroing by {away:.1e} of the largest output"
     if isinstance(wanted_twice, str):  # then the batch size is part of the network
         return None
@@ -89,7 +89,7 @@ def _failure(graph: ChannelGraph, keep: Keep) -> str | None:
 
 
 @contextlib.contextmanager
-def _removed(model: nn.Module, made: Iterable[Removal]) -> Iterator[None]:
+def removed(model: nn.Module, made: Iterable[Removal]) -> Iterator[None]:
     """Carry removals out for the length of a block."""
     undos: list[Undo] = []
     try:
@@ -115,7 +115,7 @@ class _Zeroed(Interpreter):
         for source in self._graph.program.sources.values():
             values.append(self._zeroed(source) if isinstance(source, str) else source)
             values[-1] = leaves[source] if isinstance(source, int) else values[-1]
-        return _floats(self.run(*values))
+        return floats(self.run(*values))
 
     def run_node(self, n: Node) -> Any:
         """Compute a norm over the channels that stay; all else as it is."""
@@ -159,16 +159,17 @@ def _twice(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any,
 def _outputs(model: nn.Module, given: tuple[tuple[Any, ...], Mapping[str, Any]]) -> list[Tensor] | str:
     """Return the floating-point outputs, or what the model raises."""
     try:
-        return _floats(model(*given[0], **given[1]))
+        return floats(model(*given[0], **given[1]))
     except Exception as error:  # the model is the user's, and may raise anything
         return first_line(error)
 
 
-def _floats(outputs: Any) -> list[Tensor]:
+def floats(outputs: Any) -> list[Tensor]:
+    """Return the tensors of floating point among ``outputs``."""
     return [t for t in tree_flatten(outputs)[0] if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
+def distance(found: list[Tensor], wanted: list[Tensor]) -> float:
     """Return the largest difference as a share of the largest value, infinity where shapes differ."""
     if [t.shape for t in found] != [t.shape for t in wanted]:
         return float("inf")
