@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import efface
 from efface.app import cli
+from efface.core.models import open_model
 from efface.core.plan import Plan
 from efface.parts import onnx
 from efface.parts.onnx import Parity
@@ -72,6 +73,22 @@ def test_a_factory_comes_back_smaller_with_what_replays_it(here, run, tmp_path):
     assert all(torch.equal(weights[name], tensor) for name, tensor in net.state_dict().items())
     shapes = {layer["name"]: layer["shape_after"] for layer in report["layers"]}
     assert shapes == {name: list(net.get_parameter(name).shape) for name in shapes}
+
+
+def test_what_was_shrunk_is_inspected_measured_and_shrunk_again(here, run, tmp_path, capsys):
+    example = ("--input", "1x3x6x6")
+    assert run(here, *CROP, *example, "-o", "one")[0] == 0
+    assert run(here, "--weights", "one", *CROP, "--set", "parameters=0.6", *example, "-o", "two")[0] == 0
+    nets = {name: open_model(here, tmp_path / name).model for name in ("one", "two")}
+    for name, net in nets.items():
+        weights = load_file(tmp_path / name / "weights.safetensors")
+        assert all(torch.equal(weights[key], tensor) for key, tensor in net.state_dict().items())
+        assert cli.run(["inspect", here, "--weights", name, *example, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["parameters"] == sum(p.numel() for p in net.parameters())
+    assert nets["two"][0].out_channels < nets["one"][0].out_channels < 16
+    assert (
+        cli.run(["bench", here, "two", "--weights", "one", *example, "--seconds", "0.01"]) == 0
+    )  # the second step alone
 
 
 def test_a_dry_run_shows_the_channels_and_writes_nothing(here, run, tmp_path):

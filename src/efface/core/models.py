@@ -25,6 +25,8 @@ from efface.io.weights import CARD, WEIGHTS, check_shapes, load_card, refuse_pic
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from efface.core.plan import Plan
+
 FORMS = (
     "Give a folder of transformers or diffusers, a weights folder, a .safetensors file or its .index.json, "
     "or module:factory"
@@ -52,6 +54,8 @@ class Opened:
     """File or folder that it was opened from."""
     example: tuple[Any, ...] = ()
     """Positional inputs of ``forward``, where they are known."""
+    plans: tuple[Plan, ...] = ()
+    """Plans by which it came to the form of its weights, in order."""
 
     def save(self, folder: Path | str, edit: Edit = lambda model: None, *, overwrite: bool = False) -> None:
         """Write the model, as ``edit`` leaves it, into the new ``folder``: all of it or nothing.
@@ -66,7 +70,8 @@ def open_model(spec: nn.Module | str | Path, weights: str | Path | None = None, 
     """Open ``spec``: a module, ``"module:factory"``, a folder, or a safetensors file or the index of its shards.
 
     A factory is called without arguments, with torch's generator at ``seed``; ``weights`` are then loaded into what it
-    returns: a safetensors file, an index of shards, or a weights folder. No other form takes ``weights``.
+    returns: a safetensors file, an index of shards, or a weights folder. What was shrunk before gets the form that the
+    plan beside its weights gives it. No other form takes ``weights``.
 
     Raises
     ------
@@ -156,11 +161,10 @@ def _open_factory(spec: str, weights: str | Path | None, seed: int) -> Opened:
         model = factory if isinstance(factory, torch.nn.Module) else factory()
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"gives a {type(model).__name__}, not an nn.Module", where=spec, fix="Return the network")
-    if weights is not None:
-        _load(model, Path(weights))
+    plans = () if weights is None else _load(model, Path(weights))
     write = _weights_writer(model, {"factory": spec})
     path = None if weights is None else Path(weights)
-    return Opened(model.eval(), spec.rpartition(":")[2].rpartition(".")[2], "factory", write, path)
+    return Opened(model.eval(), spec.rpartition(":")[2].rpartition(".")[2], "factory", write, path, (), plans)
 
 
 def _find(spec: str) -> Any:
@@ -203,10 +207,15 @@ def _told(where: str, what: str) -> Iterator[None]:
         raise UsageError(told, where=where, fix="Try it in Python first") from error
 
 
-def _load(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint or weights folder into ``model``; the other names of tied tensors may be missing in it."""
+def _load(model: nn.Module, path: Path) -> tuple[Plan, ...]:
+    """Load a checkpoint or weights folder into ``model``; the other names of tied tensors may be missing in it.
+
+    Returns the plans in the folder, by which the network was given the form of its weights.
+    """
+    plans: tuple[Plan, ...] = ()
     if path.is_dir():
         load_card(path)
+        plans = _form(model, path)
         path = path / WEIGHTS
     tensors, state = mapped(shards(path)), model.state_dict(keep_vars=True)
     stored = {id(value): name for name, value in state.items() if name in tensors}
@@ -214,6 +223,21 @@ def _load(model: nn.Module, path: Path) -> None:
     tensors |= {name: tensors[other] for name, other in tied.items()}
     check_shapes(tensors, {name: tuple(value.shape) for name, value in state.items()}, where=path)
     model.load_state_dict(tensors)
+    return plans
+
+
+def _form(model: nn.Module, folder: Path) -> tuple[Plan, ...]:
+    """Give ``model`` the form of the weights in ``folder``, by the plans that lie there; return these."""
+    from efface.core.ops import TensorOp
+    from efface.core.plan import Plan
+    from efface.core.planfile import FILES, PLAN
+    from efface.core.trial import perform
+
+    found = [*sorted(folder.glob(f"{PLAN}-*")), folder / PLAN]
+    plans = tuple(Plan.load(place) for place in found if (place / FILES[1]).is_file())
+    for plan in plans:
+        perform([op for op in plan.ops if not isinstance(op, TensorOp)], model)  # values come with the weights
+    return plans
 
 
 def _weights_writer(model: nn.Module, card: Mapping[str, Any]) -> Callable[[Path, Edit], None]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the form; a reader refuses those above its own."""
+PLAN = "plan"
+"""Name of the folder of a plan within that of the model that it was made on."""
 FILES = ("plan.safetensors", "plan.json")
 
 

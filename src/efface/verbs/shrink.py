@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.core.catalogue import entries, entry
 from efface.core.models import Opened, open_model
+from efface.core.planfile import PLAN
 from efface.core.run import versions
 from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import write_json
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from efface.parts.data.tasks import Score, Task
     from efface.parts.onnx import Parity
 
-PLAN, REPORT = "plan", "report.json"
+REPORT = "report.json"
 DATA = {
     "task": 'Give data: "digits", "shapes" or a folder of labelled pictures (--data)',
     "text": "Give a text file, or a folder of .txt files (--data)",
@@ -76,6 +77,8 @@ class Shrunk:
         with atomic_folder(place, overwrite=overwrite, ours=REPORT) as new:
             self.opened.write(new, self._edit)
             self.plan.save(new / PLAN)
+            for number, plan in enumerate(self.opened.plans):
+                plan.save(new / f"{PLAN}-{number}")
             write_json(new / REPORT, self.report.as_dict(), overwrite=True)  # that of an earlier shrinking was copied
         return place
 

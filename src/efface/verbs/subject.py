@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from efface.core.models import Opened, open_model
 from efface.core.plan import Plan
-from efface.core.planfile import FILES
+from efface.core.planfile import FILES, PLAN
 from efface.core.trained import pick_device
 from efface.errors import UsageError
 from efface.parts.data.tasks import Score, Task
 from efface.parts.data.tasks import task as find_task
 from efface.verbs.inputs import check_inputs, drawn, require_network
-from efface.verbs.shrink import PLAN
 
 Progress = Callable[[float, str], None]
 """Is told the share of the work that is done, and what comes next."""

@@ -79,11 +79,11 @@ def bench_(
 
     from efface.app import bench_report
     from efface.app.show import print_json, print_rich
+    from efface.core.planfile import PLAN
     from efface.parts.timing import using
     from efface.verbs import bench as benches
     from efface.verbs import blocks
     from efface.verbs import sensitivity as sensitivities
-    from efface.verbs.shrink import PLAN
     from efface.verbs.subject import subject
 
     what = subject(model, plan, weights=weights, data=data, shape=parse_shape(input_), seed=seed, device=device)
