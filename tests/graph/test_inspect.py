@@ -44,3 +44,35 @@ def test_python_api_leaves_the_model_alone() -> None:
 def test_wrong_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", MODEL, "--input", "1x5x16x16"]) == 2
     assert "does not take the input" in capsys.readouterr().err
+
+
+NETS = """
+from torch import nn
+class Branching(nn.Conv2d):
+    def forward(self, x):
+        y = super().forward(x)
+        return y * 2 if y.sum() > 0 else y
+class Adding(nn.Conv2d):
+    def forward(self, x, y):
+        return super().forward(x) + y
+branching, adding = lambda: Branching(3, 4, 1), lambda: Adding(3, 4, 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("branching", ("cannot be exported", ":6: return y * 2 if y.sum() > 0", "no tensor's value decides")),
+        ("adding", ("missing 1 required positional argument: 'y'", "Wrap it in a factory")),
+    ],
+)
+@pytest.mark.parametrize("command", [["inspect"], ["shrink", "--method", "precropping", "--set", "rule=erk"]])
+def test_what_cannot_be_followed_is_told_in_one_line(command, name, words, tmp_path, monkeypatch, capfd) -> None:
+    module = f"nets_{tmp_path.name}".replace("-", "_").replace("[", "_").replace("]", "_")
+    (tmp_path / f"{module}.py").write_text(NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run([*command, f"{module}:{name}", "--input", "1x3x8x8"]) in (2, 3)
+    told = capfd.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert all(word in told.err for word in words)

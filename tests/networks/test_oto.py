@@ -7,7 +7,7 @@ from torch import nn
 
 from efface.core.method import Work
 from efface.core.ops import Bypass, Drop, Replace
-from efface.errors import PlanError, UsageError
+from efface.errors import PlanError, UnknownNameError, UsageError
 from efface.networks.oto import OTO
 from efface.parts.nn.cells import cell_net
 from efface.parts.nn.resnets import resnet_cifar
@@ -116,6 +116,13 @@ def test_bad_requests_are_refused_before_training():
         net.fc.weight[0, 0] = torch.nan
     with pytest.raises(PlanError, match="NaN"):
         method(steps=10**6).plan(net, task(), Work())
+
+
+@pytest.mark.parametrize("mode", ["prune", "erase", "both"])
+@pytest.mark.parametrize("side", ["include", "exclude"])
+def test_a_glob_that_matches_nothing_is_refused_with_what_it_may_mean(mode, side):
+    with pytest.raises(UnknownNameError, match=r"Did you mean layer1\.0\.conv1"):
+        method(mode=mode, steps=10**6, **{side: ("layer1.0.covn1",)}).plan(network(), task(), Work())
 
 
 def test_defaults_of_the_penalty_are_the_optimisers():

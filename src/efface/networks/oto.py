@@ -33,9 +33,10 @@ from efface.core.ops import Bypass, Drop, Op, Replace
 from efface.core.plan import Plan
 from efface.core.removal import plan_removal
 from efface.core.trial import perform, trial
-from efface.errors import EffaceError
+from efface.errors import EffaceError, UnknownNameError
 from efface.parts.graph import ChannelGraph, channel_graph
 from efface.parts.graph.erasing import Erasing
+from efface.parts.graph.segments import Operators
 from efface.parts.graph.selection import Budget, Channels, difference, invariant, makers
 from efface.parts.graph.verify import TOLERANCE
 from efface.parts.nn.cells import Erased
@@ -101,7 +102,8 @@ class OTO(Editor):
         Raises
         ------
         UsageError
-            Without a task, where the target is out of reach (what is in reach is told), or the stage is too short.
+            Without a task, where a glob matches nothing, the target is out of reach (what is in reach is told), or the
+            stage is too short.
         InputError
             If the network cannot be exported.
         EffaceError
@@ -111,6 +113,7 @@ class OTO(Editor):
         Plan.of(model, ())  # refuses broken weights before the training
         net = copy.deepcopy(model).requires_grad_()
         graph = channel_graph(net, work.example or (task.train.take(np.arange(2))["picture"],))
+        self._check_globs(graph)
         found: dict[str, Channels | Erasing] = {}
         if self.mode != "erase":
             found["channels"] = self._channels(graph, self.target, work.seed)
@@ -157,6 +160,15 @@ class OTO(Editor):
         """Return the choice among the zero-invariant groups of channels."""
         names = invariant(graph, [name for name in graph.groups if self._allows(name)], makers(graph), seed)
         return Channels(graph, names, target, cast(Budget, self.budget), self.multiple_of)
+
+    def _check_globs(self, graph: ChannelGraph) -> None:
+        """Raise :class:`UnknownNameError` if a glob matches neither a group of channels nor a segment of operators."""
+        names = [*graph.groups, *graph.frozen]
+        if self.mode != "prune":
+            names += [segment.name for segment in Operators(graph).segments]
+        for glob in (*self.include, *self.exclude):
+            if glob != "*" and not any(fnmatchcase(name, glob) for name in names):
+                raise UnknownNameError("group", glob, set(names))
 
     def _allows(self, name: str) -> bool:
         return _any(name, self.include) and not _any(name, self.exclude)

@@ -20,6 +20,7 @@ from efface.core.trained import pick_device
 from efface.errors import UsageError
 from efface.parts.data.tasks import Score, Task
 from efface.parts.metrics.paired import early_stop
+from efface.parts.nn.fresh import redraw
 from efface.parts.sparsity.masks import MaskSet
 from efface.seeds import seeded
 from efface.training.recipe import Train
@@ -162,13 +163,10 @@ class Course:
 
     def _reset(self) -> nn.Module:
         net = copy.deepcopy(self.net).cpu()
-        for name, module in net.named_modules():
-            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if reset is not None:
-                reset()
-            elif next(module.parameters(recurse=False), None) is not None:
-                what = f"{type(module).__name__} has weights but no reset_parameters"
-                raise UsageError(what, where=name, fix="Give `fresh`, a function that builds the network anew")
+        if kept := redraw(net):
+            path = kept[0].rpartition(".")[0]
+            what = f"{type(net.get_submodule(path)).__name__} has weights but no reset_parameters"
+            raise UsageError(what, where=path, fix="Give `fresh`, a function that builds the network anew")
         return net
 
 

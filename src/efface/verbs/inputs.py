@@ -80,4 +80,7 @@ def check_inputs(net: nn.Module, inputs: tuple[Any, ...], *, where: str) -> None
             net(*inputs)
     except Exception as error:  # the model is the user's, and may raise anything
         what = f"the model does not take the input: {str(error).partition(chr(10))[0]}"
-        raise UsageError(what, where=where, fix="Give the shape that it takes: --input 1x3x224x224") from error
+        fix = "Give the shape that it takes: --input 1x3x224x224"
+        if isinstance(error, TypeError) and "required" in str(error):
+            fix = "Wrap it in a factory whose network takes one input, or give all of them in Python: example=(x, y)"
+        raise UsageError(what, where=where, fix=fix) from error

@@ -66,7 +66,7 @@ class Channels:
         self.reachable = self._share(self._legal(self._counts - 1))
         if not names or target > self.reachable + 1e-9:
             what = f"{target:.1%} of the {budget} is out of reach: {self.reachable:.1%} can go"
-            fix = "Lower the target or multiple_of; `efface inspect` tells what is frozen and why"
+            fix = "Lower the target or multiple_of, or let more go; `efface inspect` tells what is frozen and why"
             raise UsageError(what, where="target", fix=fix)
         self.target = round(target * self.count) / self.count if budget == "groups" else target
 

@@ -7,6 +7,8 @@ The graph is for analysis only. Every tensor gets a label for each dimension, op
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import traceback
 import warnings
 from collections import defaultdict
@@ -132,7 +134,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         failures = []
         for strict in (False, True):
             try:
-                return torch.export.export(model, args, dict(kwargs), strict=strict)
+                with _silent():
+                    return torch.export.export(model, args, dict(kwargs), strict=strict)
             except Exception as error:  # a model may raise anything
                 failures.append(error)
         try:
@@ -144,6 +147,18 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     what = f"the model cannot be exported: {first_line(failures[0])} ({_line_of(failures[0])})"
     fix = "Rewrite that line so that no tensor's value decides what is computed"
     raise InputError(what, where=type(model).__name__, fix=fix) from failures[0]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from printing the graph so far of what it cannot export; the error says what went wrong."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
 
 
 def program_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
