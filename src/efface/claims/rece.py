@@ -19,14 +19,16 @@ from efface.core.erasure import Negative, score_erasure
 from efface.core.method import Work
 from efface.core.plan import Plan
 from efface.parts.concepts.attacks import Derived, RingABell
-from efface.parts.worlds.erasing import PROMPTS, SEEDS, asked, held_out, kept, neutral, prompts, world_judge
+from efface.parts.diffusion.pipelines import usual_guidance
+from efface.parts.worlds.erasing import PROMPTS, asked, held_out, kept, neutral, prompts, world_judge
 from efface.parts.worlds.pipeline import SHIPPED, autoencoder, load_pipeline, pipeline, text_encoder, unet
 from efface.seeds import seeded
 from efface.training.baselines import uce
 
 TARGET = "circle"
 LAMS = (1e-5, 1e-4, 1e-3, 1e-2)
-STEPS, GUIDANCE = 10, 4.0
+STEPS, EACH = 20, 4
+"""Steps of a picture; pictures of each prompt and seed."""
 
 CLAIM = Claim(
     statement="An embedding computed from the weights brings a concept back after UCE; after three rounds of RECE it "
@@ -63,11 +65,11 @@ def check(context: Context) -> list[Effect]:
             keep,
             world_judge(),
             asked(TARGET, keep, count=1 if context.quick else PROMPTS),
-            [seed * len(SEEDS) + i for i in SEEDS[: 1 if context.quick else None]],
+            [seed * EACH + i for i in range(1 if context.quick else EACH)],
             (Derived(), RingABell()),
             neutral=neutral(TARGET),
             steps=2 if context.quick else STEPS,
-            guidance=GUIDANCE,
+            guidance=usual_guidance(pipe),
             renders=held_out(TARGET),
         )
         if not context.quick:
