@@ -101,7 +101,7 @@ class RandomSearch(Editor):
         task = needed(data)
         found = self.search(model, task, work)
         replacements = self.replacements(model, found, found.choice(found.best))
-        facts = {
+        facts: dict[str, Any] = {
             "budget": len(found.losses),
             "loss": float(found.losses[found.best]),
             "losses": found.losses.tolist(),

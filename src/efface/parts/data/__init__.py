@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from efface.parts.data.boxed import BoxedPictures, HiddenStyle
     from efface.parts.data.erase_text import EraseText
     from efface.parts.data.language import Tokens
-    from efface.parts.data.world import Captioned, Judged, World
+    from efface.parts.data.world import Captioned, Captions, Judged, World
 
-    Source = EraseText | BoxedPictures | HiddenStyle | World | Judged | Captioned | Tokens
+    Source = EraseText | BoxedPictures | HiddenStyle | World | Judged | Captioned | Captions | Tokens
 
 
 def source(name: str, **options: Any) -> Source:
@@ -115,11 +115,18 @@ def world_judged(autoencoder: str | Path) -> Judged:
     return Judged(autoencoder)
 
 
-def world_captioned(autoencoder: str | Path, scenes: int = 16384) -> Captioned:
-    """Return captioned latents of ``scenes`` scenes; ``autoencoder`` is the folder of its weights."""
+def world_captions() -> Captions:
+    """Return captions of the procedural world, with what they tell of."""
+    from efface.parts.data.world import Captions
+
+    return Captions()
+
+
+def world_captioned(autoencoder: str | Path, text: str | Path, scenes: int = 16384) -> Captioned:
+    """Return captioned latents of ``scenes`` scenes; ``autoencoder`` and ``text`` are the folders of their weights."""
     from efface.parts.data.world import Captioned
 
-    return Captioned(autoencoder, scenes)
+    return Captioned(autoencoder, text, scenes)
 
 
 def text(folder: str | Path, length: int = 128) -> Tokens:
@@ -134,6 +141,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "boxed-text": boxed_text,
     "world": world,
     "world-judged": world_judged,
+    "world-captions": world_captions,
     "world-captioned": world_captioned,
     "text": text,
 }
