@@ -38,7 +38,7 @@ def test_the_description_says_what_every_route_does_and_answers(known):
 def test_every_method_has_a_page_and_is_listed_with_what_filters_need(known):
     client, _ = known
     listed = client.get("/api/methods").json()
-    assert {"Network", "Editor"} >= {method["kind"] for method in listed}
+    assert {"Network", "Editor", "Eraser"} >= {method["kind"] for method in listed}
     for method in listed:
         page = client.get(f"/api/methods/{method['name']}").json()
         assert {name: page[name] for name in method} == method

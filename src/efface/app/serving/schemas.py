@@ -168,7 +168,7 @@ class Method(Closed):
 
     name: str
     subject: str
-    kind: Literal["Network", "Editor"] = Field(description="A network of its own, or what changes a given one.")
+    kind: Literal["Network", "Editor", "Eraser"] = Field(description="A network of its own, or what changes a model.")
     title: str
     paper: str
     year: int

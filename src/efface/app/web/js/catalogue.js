@@ -47,7 +47,7 @@ function card(method) {
     el("span", { class: "good" }, good),
     el("span", { class: "facts" },
       usable && el("span", { class: "badge yes" }, "usable here"),
-      el("span", {}, kind === "Editor" ? "changes a model of yours" : size(method) || "no weights along")),
+      el("span", {}, kind === "Network" ? size(method) || "no weights along" : "changes a model of yours")),
   ));
 }
 
