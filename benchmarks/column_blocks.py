@@ -1,7 +1,8 @@
 """Time layers in column blocks beside the dense ones: ``python benchmarks/column_blocks.py [--threads 2] [-o FILE]``.
 
 Weights and patterns are random; a layer and its forms take turns, and the form that ``choose`` would keep is reported,
-the dense layer (1.00) included.
+the dense layer (1.00) included. In turns, each finds its weights out of the nearest caches, as in a network; after the
+slash stand the same two called over and over, each alone, as layers are often timed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from torch import nn
 from efface.io.atomic import write_json
 from efface.parts.sparsity.blocks import choose
 from efface.parts.sparsity.project import BLOCK, columns_near, project
+from efface.parts.timing import interleave
 
 SPARSITIES = (0.5, 0.75, 0.9)
 LINEAR = ((1024, 1024, 1), (1024, 1024, 64), (1024, 4096, 64), (2048, 2048, 256))
 """Inputs, outputs, batch."""
+PRINTED = ("", ", alone", ", form")
 CONV = (
     (256, 1024, 1, 14),
     (1024, 256, 1, 14),
@@ -44,6 +47,12 @@ def cases(dtype: torch.dtype) -> dict[str, tuple[nn.Module, torch.Tensor]]:
     return {name: (layer.to(dtype).eval(), x.to(dtype)) for name, (layer, x) in made.items()}
 
 
+def alone(layer: nn.Module, x: torch.Tensor) -> float:
+    """Return the seconds of a call of ``layer`` among others of the same, at the first quartile."""
+    with torch.inference_mode():
+        return interleave({"": lambda: layer(x)}, seconds=0.2)[""].low
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -65,7 +74,10 @@ def main() -> None:
                 choice = choose(layer, x, project(scores, kept, given.block), seconds=given.seconds)
                 rows[name] |= {f"{sparsity}": choice.speedup, "dense, ms": 1e3 * choice.timings["dense"].low}
                 rows[name][f"{sparsity}, form"] = choice.form  # type: ignore[assignment]
-            told = "  ".join(f"{rows[name][str(s)]:5.2f} {rows[name][f'{s}, form']:7}" for s in SPARSITIES)
+                rows[name][f"{sparsity}, alone"] = alone(layer, x) / alone(choice.module or layer, x)
+            told = "  ".join(
+                "{:5.2f}/{:.2f} {:7}".format(*(rows[name][f"{s}{of}"] for of in PRINTED)) for s in SPARSITIES
+            )
             print(f"  {name:50} {rows[name]['dense, ms']:8.2f} ms  {told}", flush=True)
     if given.out:
         facts = {"threads": given.threads, "block": given.block, "torch": torch.__version__, "cpu": platform.machine()}

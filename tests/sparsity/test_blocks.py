@@ -107,7 +107,7 @@ def test_blocks_keep_number_format_mode_and_what_is_frozen():
     layer = nn.Linear(6, 4).to(torch.bfloat16).eval().requires_grad_(False)
     new = from_dense(layer, project(layer.weight.float().square(), 3, 2))
     assert {p.dtype for p in new.parameters()} == {torch.bfloat16}
-    assert new.columns.dtype == torch.int32
+    assert new.columns.dtype == torch.int64
     assert not new.training
     assert not any(p.requires_grad for p in new.parameters())
     assert set(new.state_dict()) == {"weight", "bias", "columns"}

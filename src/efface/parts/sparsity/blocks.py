@@ -52,7 +52,7 @@ class ColumnBlock(nn.Module):
         self.form = form
         self.weight = nn.Parameter(torch.zeros(blocks, *((kept, rows) if form == "rows" else (rows, kept, *taps))))
         self.bias = nn.Parameter(torch.zeros(blocks * rows)) if bias else None
-        self.register_buffer("columns", torch.zeros(blocks, kept, dtype=torch.int32))
+        self.register_buffer("columns", torch.zeros(blocks, kept, dtype=torch.int64))
 
     def args(self) -> dict[str, Any]:
         """Return the arguments that build such a module, as JSON values."""
@@ -80,13 +80,13 @@ class ColumnBlockLinear(ColumnBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        flat = x.reshape(-1, self.in_features)
+        flat = x if x.ndim == 2 else x.reshape(-1, self.in_features)
         if self.form == "rows":
             y = _by_rows(flat, self.weight, self.bias, self.columns)
         else:
             y = _by_columns(flat.t().contiguous(), self.weight, self.bias, self.columns).t()
-        y = y if y.shape[1] == self.out_features else y[:, : self.out_features]
-        return y.contiguous().view(*x.shape[:-1], self.out_features)
+        y = (y if y.shape[1] == self.out_features else y[:, : self.out_features]).contiguous()
+        return y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)
 
 
 class ColumnBlockConv2d(ColumnBlock):
@@ -214,11 +214,9 @@ def _check_form(layer: ColumnBlock) -> None:
 def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None, columns: Tensor) -> Tensor:
     """Map (n, in) to (n, blocks * rows)."""
     blocks, kept, rows = weight.shape
-    gathered = x.index_select(1, columns.flatten()).view(-1, blocks, kept).transpose(0, 1)  # (blocks, n, kept)
-    y = torch.bmm(gathered, weight)
-    if bias is not None:
-        y.add_(bias.view(blocks, 1, rows))  # baddbmm first copies the bias to every row, and is slower
-    return y.transpose(0, 1).reshape(-1, blocks * rows)
+    gathered = x.index_select(1, columns.view(-1)).view(-1, blocks, kept).transpose(0, 1)  # (blocks, n, kept)
+    y = torch.bmm(gathered, weight).transpose(0, 1).reshape(-1, blocks * rows)
+    return y if bias is None else y.add_(bias)  # baddbmm first copies the bias to every row, and is slower
 
 
 def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, columns: Tensor) -> Tensor:
