@@ -125,10 +125,25 @@ def edited(pipe: Any, plans: Sequence[Plan], *, strict: bool = True) -> Iterator
     PlanError
         If a plan is for another pipeline, is there twice, or sets a tensor that another one changes as well.
     """
-    box = editable(pipe)
-    check_edits(box, plans, strict=strict)
-    with trial([op for plan in plans for op in plan.ops], box):
+    check_edits(editable(pipe), plans, strict=strict)
+    with acts(pipe, plans):
         yield pipe
+
+
+@contextlib.contextmanager
+def acts(pipe: Any, plans: Sequence[Plan]) -> Iterator[None]:
+    """Let ``plans``, which :func:`check_edits` has seen, act for a block; the tokenizer knows the words they add."""
+    from efface.parts.concepts.vocabulary import taught
+
+    words = [word for plan in plans for word in plan.made_by.get("words", ())]
+    with taught(pipe, words), trial([op for plan in plans for op in plan.ops], editable(pipe)):
+        yield
+
+
+def steered(negative: str, plans: Sequence[Plan]) -> str:
+    """Return ``negative`` with what ``plans`` that teach words have to be steered away from."""
+    own = [plan.made_by.get("negative", "") for plan in plans if plan.made_by.get("strength", 1)]
+    return " ".join(filter(None, [negative, *own]))
 
 
 def check_edits(box: nn.Module, plans: Sequence[Plan], *, strict: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.core.eraser import edited
+from efface.core.eraser import edited, steered
 from efface.core.gating import acting, gated
 from efface.core.plan import Plan
 from efface.parts.concepts.case import Drawing
@@ -30,6 +31,8 @@ pipeline to draw with."""
 
 def drawn_by(m0: Any, model: Model, drawing: Drawing, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Return the pictures of ``prompts`` that ``model`` draws; a gated plan acts on each prompt as far as it should."""
+    if isinstance(model, Plan):
+        drawing = dataclasses.replace(drawing, negative=steered(drawing.negative, [model]))
     if not (isinstance(model, Plan) and gated(model)):
         with opened(m0, model) as pipe:
             return drawing(pipe, prompts, seeds)

@@ -65,17 +65,22 @@ class Forgotten:
         return dataclasses.replace(self, plan=self.plan.scaled(strength))
 
     def apply(self) -> Any:
-        """Edit the pipeline in place and return it."""
+        """Edit the pipeline in place and return it; its tokenizer is then one that knows the words the edit adds."""
         from efface.core.eraser import editable
+        from efface.parts.concepts.vocabulary import teach
 
         self.plan.apply(editable(self.pipe))
+        teach(self.pipe, self.plan.made_by.get("words", ()))
         return self.pipe
 
     def undo(self) -> Any:
         """Put back, bit by bit, what :meth:`apply` took, and return the pipeline."""
         from efface.core.eraser import editable
+        from efface.parts.concepts.vocabulary import unteach
 
         self.plan.undo(editable(self.pipe))
+        if self.plan.made_by.get("words"):
+            unteach(self.pipe)
         return self.pipe
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -51,7 +51,7 @@ def sample(
     edits
         What :func:`efface.forget` made on this pipeline, or folders of it; they act together, ``strength`` times as
         much, and the pipeline is afterwards as it was. Gated ones act on each prompt by how much it is about what they
-        erase.
+        erase. One that adds words, such as that of geom-erasing, also steers away from them.
     sibling
         Take edits that were made for another pipeline of the same architecture, such as one that was tuned further.
     compare
@@ -66,11 +66,10 @@ def sample(
     """
     import torch
 
-    from efface.core.eraser import check_edits, editable
+    from efface.core.eraser import acts, check_edits, editable, steered
     from efface.core.gating import acting
     from efface.core.hub import open_pipeline
     from efface.core.trained import pick_device
-    from efface.core.trial import trial
     from efface.parts.diffusion.pipelines import sample, usual_guidance
     from efface.parts.diffusion.samplers import SAMPLERS
     from efface.verbs.subject import load_plan
@@ -85,7 +84,7 @@ def sample(
         pipe = open_pipeline(pipe, pick_device(device))
     pull = usual_guidance(pipe) if guidance is None else guidance
 
-    def draw(texts: Sequence[str]) -> Tensor:
+    def draw(texts: Sequence[str], negative: str) -> Tensor:
         """Return the pictures of ``texts``, each at every seed."""
         each = [text for text in texts for _ in seeds]
         return sample(
@@ -93,15 +92,14 @@ def sample(
             sampler=SAMPLERS[sampler],
         )  # fmt: skip
 
-    box = editable(pipe)
     made: dict[str, Tensor] = {}
-    check_edits(box, plans, strict=not sibling)
-    for acts, texts in acting(pipe, prompts, [plan.scaled(strength) for plan in plans]):  # merged once for each group
-        with trial([op for plan in acts for op in plan.ops], box):
-            made |= zip(texts, draw(texts).split(len(seeds)), strict=True)
+    check_edits(editable(pipe), plans, strict=not sibling)
+    for active, texts in acting(pipe, prompts, [plan.scaled(strength) for plan in plans]):  # merged once for each group
+        with acts(pipe, active):
+            made |= zip(texts, draw(texts, steered(negative, active)).split(len(seeds)), strict=True)
     return Sampled(
         torch.cat([made[text] for text in prompts]),
         tuple(text for text in prompts for _ in seeds),
         tuple(seeds) * len(prompts),
-        draw(prompts) if compare else None,
+        draw(prompts, negative) if compare else None,
     )

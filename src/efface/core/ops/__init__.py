@@ -5,6 +5,7 @@ from __future__ import annotations
 from efface.core.ops.bypass import Bypass
 from efface.core.ops.delta import Delta
 from efface.core.ops.drop import Drop
+from efface.core.ops.grow import Grow
 from efface.core.ops.map import Map
 from efface.core.ops.mask import Mask
 from efface.core.ops.op import Op, Row, TensorOp, Undo, norm, tensor_at
@@ -16,6 +17,7 @@ __all__ = [
     "Bypass",
     "Delta",
     "Drop",
+    "Grow",
     "Map",
     "Mask",
     "Op",
@@ -28,5 +30,5 @@ __all__ = [
     "tensor_at",
 ]
 
-OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Map, Drop, Bypass, Silence, Replace)}
+OPS: dict[str, type[Op]] = {op.kind: op for op in (Mask, Delta, Map, Grow, Drop, Bypass, Silence, Replace)}
 """Every kind of edit, by the name that it has in ``plan.json``."""
