@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface.core.method import Phase, Step, Work
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 from efface.parts.nn.modes import mode
 from efface.training.recipe import Train
 from efface.training.trainer import Batch, Trainer, accelerator, own_randomness
@@ -30,25 +31,50 @@ class Descended:
     values: dict[str, Tensor]
     """Copies of the weights after the last step, by their names."""
     history: tuple[dict[str, float], ...]
-    """What the loss returned at each step."""
+    """What the loss returned at each step; nothing for one that was skipped, since it was not finite."""
+
+    def ending(self) -> dict[str, float]:
+        """Return the parts of the loss in the mean of the last tenth of the steps."""
+        last = [line for line in self.history if line][-max(1, len(self.history) // 10) :]
+        return {key: sum(line[key] for line in last) / len(last) for key in _terms(last[0]) if key != "total"}
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """A network that learns against the weights that descend: it takes its own step before each of theirs.
+
+    It stays where its training leaves it. Gradients of the weights' loss that reach it are thrown away.
+    """
+
+    net: nn.Module
+    loss: LossOf
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of its optimiser that differ, as of a :class:`~efface.core.method.Phase`."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Loss:
-    """A loss and its weights, in the form in which a trainer takes a method."""
+    """A loss and its weights, and those of a rival, in the form in which a trainer takes a method."""
 
     name: str
-    net: nn.Module
+    weights: nn.ParameterList
     loss: LossOf
+    rival: Rival | None
 
     def build(self) -> nn.Module:
-        return self.net
+        return self.weights if self.rival is None else nn.ModuleList([self.weights, self.rival.net])
 
     def prepare(self, net: nn.Module, batch: Batch, step: Step) -> Batch:
         return batch
 
     def phases(self) -> dict[str, Phase]:
-        return {"main": Phase(lambda net: list(net.parameters()), lambda net, batch, step: self.loss(step))}
+        main = Phase(lambda net: list(self.weights), lambda net, batch, step: self.loss(step))
+        if (rival := self.rival) is None:
+            return {"main": main}
+        against = Phase(
+            lambda net: list(rival.net.parameters()), lambda net, batch, step: rival.loss(step), options=rival.options
+        )
+        return {"rival": against, "main": main}
 
 
 def descend(
@@ -59,6 +85,7 @@ def descend(
     work: Work,
     *,
     name: str = "descent",
+    rival: Rival | None = None,
 ) -> Descended:
     """Take ``train.steps`` steps down ``loss`` by ``weights``, which are then as they were, bit by bit.
 
@@ -72,7 +99,7 @@ def descend(
     UsageError
         If no weight is given, or one is not float32: small steps would be rounded away.
     EffaceError
-        The gradient was not finite in :data:`~efface.training.trainer.PATIENCE` steps in a row.
+        The gradient was not finite in :data:`~efface.training.trainer.PATIENCE` steps in a row, or in every step.
     """
     if not weights:
         raise UsageError("no weights are given", where=name)
@@ -86,19 +113,25 @@ def descend(
         undo.enter_context(mode(model, training=False))
         undo.enter_context(_only(model, weights))
         undo.enter_context(swapped(weights, copies(weights)))  # steps move the copies
-        trainer = Trainer(_Loss(name, nn.ParameterList(weights.values()), loss), train, accelerator(train, device))
+        both = _Loss(name, nn.ParameterList(weights.values()), loss, rival)
+        trainer = Trainer(both, train, accelerator(train, device))
         undo.enter_context(own_randomness(trainer.device))
         while trainer.step < train.steps:
             logged = trainer.advance([{}] * train.accumulate)
-            losses = {key.removeprefix("loss/"): float(value) for key, value in logged.items()}
+            losses = {key.removeprefix("loss/").removeprefix("main/"): float(value) for key, value in logged.items()}
             history.append(losses)
             if trainer.step % train.log_every == 0 or trainer.step == train.steps:
-                told = ", ".join(
-                    f"{key} {value:.3g}" for key, value in losses.items() if key not in ("lr", "grad_norm")
-                )
+                told = ", ".join(f"{key} {value:.3g}" for key, value in _terms(losses).items())
                 work.progress(f"step {trainer.step} of {train.steps}: {told}")
         values = copies(weights)
+    if not any(history):
+        what = "its loss or gradient was not finite in any step"
+        raise EffaceError(what, where=name, fix="Lower the learning rate, and see that all weights are finite")
     return Descended(values, tuple(history))
+
+
+def _terms(logged: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in logged.items() if key.partition("/")[0] not in ("lr", "grad_norm")}
 
 
 def copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

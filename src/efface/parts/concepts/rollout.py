@@ -119,6 +119,28 @@ def partial_denoise(
     return states[0], times[0]
 
 
+def scales(pipe: Any, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (a, s), each (b, 1, 1, 1), of the states a * x0 + s * noise at the time steps ``t`` (b,), as ``x`` is."""
+    process = Process.of(pipe.scheduler)
+    a, s = process.scales(_sigmas(process, t.cpu().double()))  # type: ignore[arg-type]
+    return torch.as_tensor(a).view(-1, 1, 1, 1).to(x), torch.as_tensor(s).view(-1, 1, 1, 1).to(x)
+
+
+def noised(pipe: Any, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return the states (b, c, h, w) of samples ``x0`` under ``noise`` at the time steps ``t`` (b,)."""
+    a, s = scales(pipe, t, x0)
+    return a * x0 + s * noise
+
+
+def predict_x0(pipe: Any, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return the samples x0 that the ``noise`` found in the states ``x`` at the time steps ``t`` (b,) stands for.
+
+    At the last steps of most schedules a is nearly 0, and any error in the noise is many times as large in x0.
+    """
+    a, s = scales(pipe, t, x)
+    return (x - s * noise) / a
+
+
 def _sigmas(process: Process, t: Tensor) -> Tensor:
     """Return the levels of time steps, between two of them linear in log sigma: the inverse of ``process.time``."""
     if process.prediction == "flow":

@@ -1,9 +1,14 @@
-"""Tell true pictures from erased ones, as a whole and inside the mask, in patches.
+"""Tell true pictures from erased ones, as a whole and inside the mask, and one domain of latents from another.
 
-Source: SN-PatchGAN (Yu et al. 2019, ICCV) with the two towers of EraseNet (Liu et al. 2020, IEEE TIP 29).
+All of them judge patches. Sources: SN-PatchGAN (Yu et al. 2019, ICCV) with the two towers of EraseNet (Liu et al. 2020,
+IEEE TIP 29); PatchGAN (Isola et al. 2017, CVPR).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +35,38 @@ class TwoTowers(nn.Module):
         """Return one score per picture (b,), the mean over its patches; ``mask`` is (b, 1, h, w)."""
         pair = self.whole(_at_least(picture, 64)), self.part(_at_least(picture * mask, 64))
         return self.join(_at_least(torch.cat(pair, 1), KERNEL)).mean((1, 2, 3))
+
+
+class PatchDiscriminator(nn.Module):
+    """Give patches of (b, inputs, h, w) a logit each, after a convolution of stride 2 for each of ``widths``.
+
+    2,767,553 parameters for 4 channels and the widths 64, 128, 256, 512. Statistics of a batch norm are those of the
+    batch: give both domains in one, or their means alone tell them apart. :meth:`fits` says which sizes are taken.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        norm: Literal["batch", "group", "none"] = "batch",
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for number, (i, o) in enumerate(pairwise([inputs, *widths])):
+            layers.append(nn.Conv2d(i, o, KERNEL, stride=2, padding=1))
+            if number and norm != "none":
+                layers.append(nn.BatchNorm2d(o) if norm == "batch" else nn.GroupNorm(min(8, o), o))
+            layers.append(nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, KERNEL, padding=1))
+
+    @staticmethod
+    def fits(blocks: int, size: int) -> bool:
+        """Return whether so many blocks leave patches of inputs whose shorter side is ``size``."""
+        return size >> blocks >= KERNEL - 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (b, 1, h', w')."""
+        return self.layers(x)  # type: ignore[no-any-return]
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
