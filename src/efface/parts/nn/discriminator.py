@@ -6,9 +6,9 @@ IEEE TIP 29); PatchGAN (Isola et al. 2017, CVPR).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,21 +41,17 @@ class PatchDiscriminator(nn.Module):
     """Give patches of (b, inputs, h, w) a logit each, after a convolution of stride 2 for each of ``widths``.
 
     2,767,553 parameters for 4 channels and the widths 64, 128, 256, 512. Statistics of a batch norm are those of the
-    batch: give both domains in one, or their means alone tell them apart. :meth:`fits` says which sizes are taken.
+    batch: give both domains in one, or their means alone tell them apart. ``norm`` is batch, group or none;
+    :meth:`fits` says which sizes are taken.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        widths: Sequence[int] = (64, 128, 256, 512),
-        norm: Literal["batch", "group", "none"] = "batch",
-    ) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int] = (64, 128, 256, 512), norm: str = "batch") -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for number, (i, o) in enumerate(pairwise([inputs, *widths])):
             layers.append(nn.Conv2d(i, o, KERNEL, stride=2, padding=1))
             if number and norm != "none":
-                layers.append(nn.BatchNorm2d(o) if norm == "batch" else nn.GroupNorm(min(8, o), o))
+                layers.append(nn.BatchNorm2d(o) if norm == "batch" else nn.GroupNorm(math.gcd(8, o), o))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, KERNEL, padding=1))
 
