@@ -54,11 +54,29 @@ def tiny_flux() -> Any:
             "transformer": net, "vae": autoencoder((8, 8, 8)), "text_encoder": text_encoder(WIDTH, 1),
             "text_encoder_2": second,
         }  # fmt: skip
+    parts["vae"].register_to_config(shift_factor=0.0)
     for part in parts.values():
         part.eval().requires_grad_(False)
     return diffusers.FluxPipeline(
         **parts, tokenizer=tokenizer(), tokenizer_2=tokenizer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler()
     )
+
+
+def tiny_pixart() -> Any:
+    """Return a pipeline of the PixArt kind: a T5 encoder, whose text one layer projects for all cross-attention."""
+    with seeded(0, "pixart"):
+        net = diffusers.PixArtTransformer2DModel(
+            sample_size=32, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2,
+            in_channels=LATENTS, out_channels=2 * LATENTS, cross_attention_dim=16, caption_channels=WIDTH,
+        )  # fmt: skip
+        config = transformers.T5Config(
+            vocab_size=len(tokenizer()), d_model=WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2
+        )
+        parts = {"transformer": net, "vae": autoencoder((8, 8, 8)), "text_encoder": transformers.T5EncoderModel(config)}
+    for part in parts.values():
+        part.eval().requires_grad_(False)
+    scheduler = diffusers.DPMSolverMultistepScheduler()
+    return diffusers.PixArtAlphaPipeline(**parts, tokenizer=tokenizer(), scheduler=scheduler)
 
 
 def long_prompts() -> Any:

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from families import fixed_noise, long_prompts, tiny_flux, tiny_xl
+from families import fixed_noise, long_prompts, tiny_flux, tiny_pixart, tiny_xl
 from tiny import tiny
 
+import efface
 from efface.errors import UsageError
 from efface.parts.diffusion.adapters import levels
 from efface.parts.diffusion.guidance import checkpointed
 from efface.parts.diffusion.pipelines import conditions, decode, first_noise, prompted, sample
 from efface.parts.diffusion.samplers import SAMPLERS, ddim, euler
+from efface.seeds import torch_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning", "ignore::FutureWarning")  # of diffusers
 PROMPTS = ["a red circle", "a star on white"]
@@ -100,5 +102,29 @@ def test_gradients_through_sampling_are_those_of_finite_differences(below):
 
 
 def test_what_cannot_be_drawn_with_is_refused():
+    flux = tiny_flux()
     with pytest.raises(UsageError, match="has no unet"):
-        sample(tiny_flux(), PROMPTS, [0, 1], steps=2)
+        prompted(flux, PROMPTS, 1.0)
+    with pytest.raises(UsageError, match="another sampler"):
+        sample(flux, PROMPTS, [0, 1], steps=1, sampler=euler)
+    with pytest.raises(UsageError, match="from embeddings"):
+        sample(flux, torch.zeros(1, 16, 32), [0], steps=1)
+
+
+@pytest.mark.parametrize("family", [tiny_flux, tiny_pixart])
+def test_a_pipeline_with_a_transformer_draws_as_it_does_itself_and_edits_of_it_act(family):
+    pipe = family()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.default_sample_size = 8  # of FLUX, which otherwise draws 1024 pixels and more
+    pictures = sample(pipe, PROMPTS[:1], [3], steps=2, guidance=3.0)
+    own = pipe(
+        PROMPTS[0], num_inference_steps=2, generator=torch_generator(3, "latents"), output_type="pt",
+        guidance_scale=3.0, **({"clean_caption": False} if family is tiny_pixart else {}),
+    ).images  # fmt: skip
+    assert torch.equal(pictures, own)
+    before = sample(pipe, PROMPTS[:1], [3], steps=2, guidance=3.0, negative="star")
+    assert before.shape == pictures.shape
+    assert not torch.equal(before, pictures)
+    plan = efface.forget(pipe, remove="circle", keep=["a square"], method="rece").plan
+    drawn = efface.sample(pipe, "a circle", edits=[plan], compare=True, steps=2)
+    assert not torch.equal(drawn.pictures, drawn.before)

@@ -43,8 +43,9 @@ def sample(
 ) -> Sampled:
     """Draw a picture of every prompt at every seed, prompt by prompt.
 
-    ``pipe`` is a pipeline of the Stable Diffusion 1, 2 or XL kind, its folder or name in the hub's cache, or ``tiny``,
-    the one that comes with the package. The same seed gives every prompt the same first noise.
+    ``pipe`` is a pipeline of diffusers, its folder or name in the hub's cache, or ``tiny``, the one that comes with the
+    package. Stable Diffusion 1, 2 and XL draw with our samplers; others, such as FLUX and PixArt, by their own call.
+    The same seed gives every prompt the same first noise.
 
     Parameters
     ----------

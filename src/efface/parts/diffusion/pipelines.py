@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,12 @@ from efface.seeds import torch_generator
 
 
 def usual_guidance(pipe: Any) -> float:
-    """Return how hard prompts usually pull: 7.5, and 2 on pipelines of tiny pictures, whose captions say all."""
+    """Return how hard prompts usually pull: as the pipeline's own call has it, and 2 for tiny pictures that say all."""
     side = pipe.vae.config.get("sample_size") if getattr(pipe, "vae", None) is not None else None
-    return 2.0 if side is not None and side <= 32 else 7.5
+    if side is not None and side <= 32:
+        return 2.0
+    own = inspect.signature(type(pipe).__call__).parameters.get("guidance_scale")
+    return 7.5 if own is None else float(own.default)
 
 
 def encode_prompts(pipe: Any, prompts: Sequence[str] | Tensor) -> Tensor:
@@ -104,13 +108,45 @@ def sample(
     """Return a picture (b, 3, h, w) in [0, 1] for each prompt, or its embedding, and its seed, on the CPU.
 
     A picture depends on its own prompt and seed, up to rounding, not on those drawn with it, ``batch`` at a time.
+    Pipelines with a transformer, such as FLUX, Stable Diffusion 3 and PixArt, draw by their own call and schedule; a
+    ``sampler`` or an embedding for one of them is a :class:`UsageError`.
     """
+    if getattr(pipe, "unet", None) is None and getattr(pipe, "transformer", None) is not None:
+        return _by_own_call(pipe, prompts, seeds, steps, guidance, negative, sampler)
     made = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
         denoise, sigmas = prompted(pipe, prompts[part], guidance, negative), levels(pipe.scheduler, steps)
         made.append(decode(pipe, sampler(denoise, first_noise(pipe, seeds[part]) * sigmas[0].item(), sigmas)).cpu())
     return torch.cat(made)
+
+
+def _by_own_call(
+    pipe: Any,
+    prompts: Sequence[str] | Tensor,
+    seeds: Sequence[int],
+    steps: int,
+    pull: float,
+    negative: str,
+    sampler: Any,
+) -> Tensor:
+    if isinstance(prompts, Tensor) or sampler is not ddim:
+        what = f"cannot draw {'from embeddings' if isinstance(prompts, Tensor) else 'with another sampler'}"
+        raise UsageError(
+            what, where=type(pipe).__name__, fix="Give prompts, and no sampler: it draws by its own schedule"
+        )
+    takes = inspect.signature(type(pipe).__call__).parameters
+    own: dict[str, Any] = {"clean_caption": False, "guidance_scale": pull}  # cleaning wants further packages
+    if negative:
+        own |= {"negative_prompt": negative, "true_cfg_scale": pull}  # the second where guidance is distilled
+    given = {name: value for name, value in own.items() if name in takes}
+    if negative and "negative_prompt" not in given:
+        raise UsageError("takes no negative prompt", where=type(pipe).__name__, fix="Draw without one")
+    drawn = [
+        pipe(prompt, num_inference_steps=steps, generator=torch_generator(seed, "latents"), output_type="pt", **given)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return torch.cat([pictures.images.float().cpu() for pictures in drawn]).clamp(0, 1)
 
 
 def decode(pipe: Any, latents: Tensor) -> Tensor:
