@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from efface.verbs.check import check
     from efface.verbs.clean import Cleaned, clean
     from efface.verbs.convert import convert
+    from efface.verbs.export import export
     from efface.verbs.find import describe, find, get
     from efface.verbs.fit import fit
     from efface.verbs.forget import Forgotten, forget
@@ -47,6 +48,7 @@ __all__ = [
     "clean_files",
     "convert",
     "describe",
+    "export",
     "export_blocks",
     "find",
     "fit",
@@ -79,6 +81,7 @@ HOMES = {
     "clean_files": "efface.verbs.batch",
     "convert": "efface.verbs.convert",
     "describe": "efface.verbs.find",
+    "export": "efface.verbs.export",
     "export_blocks": "efface.verbs.blocks",
     "find": "efface.verbs.find",
     "fit": "efface.verbs.fit",

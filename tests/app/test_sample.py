@@ -7,13 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+import efface
 from efface.app.cli import run
 from efface.app.commands.forget import parse_texts
 from efface.app.commands.sample import GAP, sheet
 from efface.core import gating
 from efface.core.contract.erasers import tiny
-from efface.core.eraser import editable
+from efface.core.eraser import editable, edited
 from efface.core.fingerprint import Fingerprint
+from efface.core.hub import open_pipeline
 from efface.core.ops import Delta
 from efface.core.plan import Plan
 from efface.errors import PlanError, UsageError
@@ -145,6 +147,18 @@ def test_forget_and_sample_from_the_command_line(folder, turn, tmp_path, capfd):
     assert printed.err == ""
     with Image.open(out) as image:
         assert image.size == (3 * 128 + 2 * GAP, 2 * 128 + GAP)
+    half = ["export", str(folder), str(edit), str(other), "--strength", "0.5"]
+    assert run([*half, "-o", str(tmp_path / "whole")]) == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'whole'}\n"
+    pipe = open_pipeline(folder)
+    with edited(pipe, [Plan.load(path).scaled(0.5) for path in (edit, other)]):
+        expected = pipe.unet.state_dict()
+        for name, weight in open_pipeline(tmp_path / "whole").unet.state_dict().items():
+            assert torch.equal(weight, expected[name])
+    assert run([*half, "-o", str(tmp_path / "whole")]) == 1
+    assert "exists already" in capfd.readouterr().err
+    with pytest.raises(UsageError, match="no edit is given"):
+        efface.export(pipe, [], tmp_path / "none")
 
 
 def test_refusals_of_the_command_line(folder, turn, tmp_path, capfd):

@@ -20,7 +20,8 @@ from efface.core.textmap import TextMap
 from efface.errors import EffaceError, OutputError, PlanError, UnknownNameError, UsageError, WeightsError
 from efface.parts.concepts.attention import cross_attention
 from efface.parts.diffusion.pipelines import conditions
-from efface.verbs.forget import export, forget
+from efface.verbs.export import export
+from efface.verbs.forget import forget
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning", "ignore::FutureWarning")  # of diffusers
 NEAR = {"atol": 1e-5, "rtol": 0}

@@ -46,6 +46,12 @@ COMMANDS = {
         "with the package. Needs the extra `diffusion`.",
         'efface sample tiny "a striped red circle on white" --grid 9 -o circles.png',
     ),
+    "export": (
+        "Write edits of a generator in a form that others read.\n\nThe whole edited pipeline for diffusers, a LoRA "
+        "file that stock diffusers loads, or one map on the text embeddings, for every model with the same text "
+        "encoder. Needs the extra `diffusion`.",
+        "efface export tiny no-circles no-stars -o edited/",
+    ),
     "serve": (
         "Erase in the browser.\n\nServes a page to this machine alone: drop pictures, choose what goes, compare, and "
         "download. Needs the extra `web`.",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from efface.core.catalogue import entries, entry
 from efface.core.run import versions
@@ -15,13 +15,13 @@ from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import write_json
 from efface.io.folders import atomic_folder
 from efface.io.weights import CARD, load_card
+from efface.verbs.export import Form, export
 
 if TYPE_CHECKING:
     from efface.core.eraser import Concepts, Eraser
     from efface.core.plan import Plan
 
 REPORT = "report.json"
-Form = Literal["pipeline", "lora", "map"]
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,7 @@ class Forgotten:
         return Path(folder)
 
     def export(self, folder: str | Path, form: Form = "pipeline", *, overwrite: bool = False) -> Path:
-        """Write the edit into ``folder`` in a form that others read, all or nothing, and return the folder.
-
-        ``pipeline`` is the whole edited pipeline, for ``from_pretrained`` of diffusers; ``lora`` a file for
-        ``load_lora_weights``; ``map`` one matrix for the text embeddings, see :class:`efface.core.textmap.TextMap`.
-        Raises :class:`UsageError` if the edit is no such thing.
-        """
+        """Write the edit into ``folder`` in a form that others read, as :func:`efface.export` does."""
         return export(self.pipe, [self.plan], folder, form, overwrite=overwrite)
 
 
@@ -168,30 +163,6 @@ def forget(
         versions=versions(),
     )
     return Forgotten(pipe, plan, report)
-
-
-def export(
-    pipe: Any, plans: Sequence[Plan], folder: str | Path, form: Form = "pipeline", *, overwrite: bool = False
-) -> Path:
-    """Write what ``plans`` do together to ``pipe`` into ``folder``, as :meth:`Forgotten.export` does."""
-    from efface.core.eraser import edited
-    from efface.core.hub import save_pipeline
-    from efface.core.loraexport import save_lora
-    from efface.core.textmap import TextMap
-
-    if form not in Form.__args__:  # type: ignore[attr-defined]
-        raise UnknownNameError("form", form, Form.__args__)  # type: ignore[attr-defined]
-    with atomic_folder(folder, overwrite=overwrite, ours=CARD) as new:
-        if form == "map":
-            TextMap.of(pipe, plans).save(new)
-        elif form == "lora":
-            save_lora(pipe, plans, new)
-        else:
-            with edited(pipe, plans):
-                save_pipeline(pipe, new)
-            edits = [plan.made_by for plan in plans]
-            write_json(new / CARD, {"edits": edits, "versions": versions(), "files": {}})  # diffusers checks its own
-    return Path(folder)
 
 
 def _eraser(name: str, params: dict[str, Any]) -> Eraser:
