@@ -127,26 +127,29 @@ def mirrored(boxes: Boxes) -> Boxes:
     return np.stack([1 - right, top, 1 - left, bottom], axis=1)
 
 
-def accepted(found: Iterable[Detection | float], size: tuple[int, int], least: float) -> Boxes:
-    """Return the boxes, in shares, of what a detector ``found`` in a picture with a score of at least ``least``.
+def accepted(found: Iterable[Detection | float], size: tuple[int, int], least: float) -> NDArray[np.int64]:
+    """Return the boxes (n, 4) in pixels of what a detector ``found`` with a score of at least ``least``.
 
-    A bare score is that of a classifier, which knows no place: its box is the whole picture.
+    ``size`` is the picture's (height, width), at which boxes are cut off. A bare score is that of a classifier, which
+    knows no place: its box is the whole picture.
     """
     height, width = size
     pairs = [one if isinstance(one, tuple) else (one, (0, 0, width, height)) for one in found]
-    return shares([box for score, box in pairs if score >= least], size)
+    boxes = np.array([box for score, box in pairs if score >= least], np.float64).reshape(-1, 4)
+    return np.clip(np.round(boxes), 0, (width, height, width, height)).astype(np.int64)
 
 
-def recall(found: Sequence[Boxes], true: Sequence[Boxes], least: float = 0.5) -> float:
+def recall(found: Sequence[ArrayLike], true: Sequence[ArrayLike], least: float = 0.5) -> float:
     """Return the share of ``true`` boxes that one ``found`` in the same picture meets with an IoU of ``least``.
 
     What a detector misses is learned as clean; loose boxes do little harm. 1 if there is nothing to find.
     """
-    hits = [
-        any(iou(box, other) >= least for other in seen)
+    pairs = [
+        (box, np.asarray(seen, np.float64).reshape(-1, 4))
         for seen, boxes in zip(found, true, strict=True)
-        for box in boxes
+        for box in np.asarray(boxes, np.float64).reshape(-1, 4)
     ]
+    hits = [any(iou(box, other) >= least for other in seen) for box, seen in pairs]
     return float(np.mean(hits)) if hits else 1.0
 
 

@@ -82,7 +82,7 @@ def overlaid(picture: Photo, given: Layer, kind: Kind, generator: Generator) -> 
     if kind == "qr":
         top, left = (int(generator.integers(n + 1)) for n in free)
     else:
-        margin = np.minimum(free, min(room_y, room_x) // 32)
+        margin = np.minimum(free, min(room_y, room_x) // 64)
         low, high = margin, np.maximum(free - margin, 0)
         top, left = (int(end) for end in np.where(generator.integers(2, size=2) == 0, low, high))
         left = int(free[1] // 2) if kind == "text" else left
