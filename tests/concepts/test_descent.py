@@ -12,7 +12,7 @@ from efface.errors import EffaceError, UsageError
 from efface.parts.concepts.attention import cross_attention
 from efface.parts.concepts.slots import encode
 from efface.training.baselines import esd, uce
-from efface.training.descent import copies, descend, load, swapped
+from efface.training.descent import Descended, Rival, copies, descend, load, swapped
 from efface.training.recipe import Train
 
 WORK = Work()
@@ -90,6 +90,33 @@ def test_what_cannot_be_trained_is_refused(net):
         descend(net, {}, towards_one(net), Train(), WORK)
     with pytest.raises(UsageError, match="float16, in which small steps"):
         descend(net.half(), weights(net), towards_one(net), Train(), WORK)
+
+
+def test_a_rival_learns_by_its_own_loss_alone_and_steps_first(net):
+    rival = nn.Linear(1, 1)
+    before, seen = copies(dict(rival.named_parameters())), []
+
+    def own(step):
+        seen.append("rival")
+        return {"total": (rival.weight - 5).square().sum()}
+
+    def loss(step):
+        seen.append("main")
+        x = torch.randn(16, 3, generator=step.generator("x"))
+        return {"total": rival(net(x)).square().mean()}  # would pull the rival's weights to 0
+
+    against = Rival(rival, own, {"lr": 0.5})
+    found = descend(net, weights(net), loss, Train(steps=3, lr=0.05), WORK, rival=against)
+    assert seen == ["rival", "main"] * 3
+    assert torch.equal(rival.bias, before["bias"])
+    assert rival.weight.item() == pytest.approx(before["weight"].item() + 1.5, abs=0.05)  # Adam goes lr a step
+    assert found.history[0].keys() >= {"total", "rival/total"}
+    assert not torch.equal(found.values["2.weight"], net[2].weight)
+
+
+def test_the_ending_is_the_mean_of_the_last_tenth_that_was_not_skipped():
+    lines = tuple({"total": 9.0, "a": float(i), "rival/total": 1.0, "lr/main": 0.1} for i in range(19))
+    assert Descended({}, (*lines, {})).ending() == {"a": 17.5, "rival/total": 1.0}
 
 
 def test_swapped_weights_come_back_and_loaded_ones_stay(net):

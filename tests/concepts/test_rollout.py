@@ -7,7 +7,15 @@ import torch
 from tiny import tiny
 
 from efface.errors import UsageError
-from efface.parts.concepts.rollout import guidance_terms, noise_prediction, partial_denoise, predictions, trajectories
+from efface.parts.concepts.rollout import (
+    guidance_terms,
+    noise_prediction,
+    noised,
+    partial_denoise,
+    predict_x0,
+    predictions,
+    trajectories,
+)
 from efface.parts.concepts.slots import encode
 from efface.parts.diffusion.adapters import Process, levels
 from efface.parts.diffusion.pipelines import decode, first_noise, sample
@@ -41,6 +49,24 @@ def test_noise_is_found_in_every_convention(kind):
     a, s = process.scales(float(process.sigmas[400]))
     found = noise_prediction(pipe, a * clean + s * noise, 400, torch.zeros(1, 16, 32))
     torch.testing.assert_close(found, noise, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+def test_noise_goes_in_as_the_scheduler_adds_it_and_out_again(kind):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pipe, t = tiny(), torch.tensor([0, 250, 600])
+    x0, noise = torch.randn(2, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    if kind == "flow":
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+        share = (t / 1000).view(-1, 1, 1, 1)
+        expected = (1 - share) * x0 + share * noise
+    else:
+        pipe.scheduler.register_to_config(prediction_type=kind)
+        expected = pipe.scheduler.add_noise(x0, noise, t)
+    x = noised(pipe, x0, noise, t)
+    torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predict_x0(pipe, x, noise, t), x0, rtol=1e-4, atol=1e-4)
 
 
 def test_a_flow_is_read_as_noise(pipe):
