@@ -2,7 +2,7 @@
 
 A shape is replaced by another in the tiny pipeline. Edits see other sentences than those that pictures are asked for
 with; what they must keep is other shapes in the edit's sentences. Settings were chosen on the star, with such sentences
-alone. Beforehand is told how much of a picture each kind of slot decides: the tail of a prompt, where padding repeats
+alone; targets have twice the usual guidance, as in the paper. Beforehand is told how much of a picture each kind of slot decides: the tail of a prompt, where padding repeats
 the end, holds most of it here.
 """
 
@@ -34,7 +34,7 @@ TARGET, INSTEAD = "circle", "square"
 FORMS = tuple(f"a {colour} {{}} on {ground}" for colour, ground in zip(COLOURS, [*BACKGROUNDS] * 2, strict=False))
 SETTINGS: dict[str, Any] = {
     "templates": SPLITS["edit"], "common": False, "eta": 0.03, "template": "a picture of {}",
-    "steps": 60, "lr": 5e-4, "runs": 4, "free_runs": 24, "run_steps": 20,
+    "steps": 60, "lr": 5e-4, "guidance": 4.0, "runs": 4, "free_runs": 24, "run_steps": 20,
 }  # fmt: skip
 ARMS = {
     "T, end": {"stages": "text"},
@@ -43,6 +43,10 @@ ARMS = {
     "V": {"stages": "steer"},
     "T+V": {},
 }
+TRIED = (
+    "on the star derived embeddings drew it in every picture, whether targets had guidance 2, 3 or 15, free states the "
+    "weight 1 or 100, and the rate was 5e-4 or 2e-3"
+)
 STEPS, GUIDANCE, COUNT, DRAWN = 8, 2.0, 4, 2
 
 CLAIM = Claim(
@@ -121,7 +125,7 @@ def check(context: Context) -> list[Effect]:
             "after the first, and after that less often than after UCE, in the mean over seeds",
             of("attacked", "UCE", text, "T+V"),
             mean("T+V", "attacked") < mean(text, "attacked") < mean("UCE", "attacked"),
-            note=f"derived: {means('asr:derived')}; Ring-A-Bell: {means('asr:ring-a-bell')}",
+            note=f"derived: {means('asr:derived')}; Ring-A-Bell: {means('asr:ring-a-bell')}; {TRIED}",
         ),
         Effect(
             "steering alone is weaker",
