@@ -2,8 +2,8 @@
 
 A shape is replaced by another in the tiny pipeline. Edits see other sentences than those that pictures are asked for
 with; what they must keep is other shapes in the edit's sentences. Settings were chosen on the star, with such sentences
-alone; targets have twice the usual guidance, as in the paper. Beforehand is told how much of a picture each kind of slot decides: the tail of a prompt, where padding repeats
-the end, holds most of it here.
+alone; targets have twice the usual guidance, as in the paper. Beforehand is told how much of a picture each kind of
+slot decides: the tail of a prompt, where padding repeats the end, holds most of it here.
 """
 
 from __future__ import annotations
