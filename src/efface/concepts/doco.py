@@ -1,16 +1,17 @@
 """Erase concepts by drawing what they make of a picture into the domain of an anchor, whatever the prompt.
 
-Pictures of the anchor, drawn by the original or given, are noised to x_t. From them the trained denoiser predicts the
-clean latents under captions of the target, and the original under captions of the anchor. A discriminator, which starts
-alone, tells the two domains apart, and the denoiser learns to be taken for the anchor. It is matched as a whole, not
-prompt by prompt, so that prompts follow that were never trained with.
+Pictures of the anchor, drawn by the original or given, are noised to x_t. From them the trained denoiser predicts clean
+latents under captions of the target, and the original under captions of the anchor. A discriminator, which starts alone,
+tells the domains apart, and the denoiser learns to be taken for the anchor. The domain is matched as a whole, so that
+prompts follow that were never trained with.
 
 Meanwhile the denoiser must denoise pictures of the anchor as before. Of each tensor's gradient the part that would make
 that worse is taken out: where <g_u, g_p> < 0, g_u becomes g_u - lambda <g_u, g_p> / |g_p|^2 g_p.
 
 Two mistakes of the official code are not made: the denoiser's loss leaves no gradient in the discriminator, and what is
-taken out has the factor |g_u| (``official_scale`` leaves it out). Both domains pass the discriminator in one batch, or
-its batch statistics would give them away.
+taken out has the factor |g_u|. Both domains pass in one batch, whose statistics would tell them apart otherwise.
+
+Left out: mirrored and rescaled pictures; captions by a language model.
 """
 
 from __future__ import annotations
