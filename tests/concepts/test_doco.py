@@ -107,7 +107,7 @@ def test_given_pictures_are_matched_with_their_captions(tmp_path, usual):
         (PAIR, {"t_range": (5, 4)}, "is no range"),
         (PAIR, {"t_range": (5,)}, "is no range"),
         (PAIR, {"weights": "nothing of it"}, "no weight has"),
-        (PAIR, {"widths": ()}, "too small to tell domains apart"),
+        (PAIR, {"widths": ()}, "too small for its discriminator"),
     ],
 )
 def test_what_cannot_be_is_refused(concepts, params, message):

@@ -1,9 +1,9 @@
 """Erase concepts by drawing what they make of a picture into the domain of an anchor, whatever the prompt.
 
 Pictures of the anchor, drawn by the original or given, are noised to x_t. From them the trained denoiser predicts clean
-latents under captions of the target, and the original under captions of the anchor. A discriminator, which starts alone,
-tells the domains apart, and the denoiser learns to be taken for the anchor. The domain is matched as a whole, so that
-prompts follow that were never trained with.
+latents under captions of the target, and the original under captions of the anchor. A discriminator, trained alone at
+first, tells the domains apart, and the denoiser learns to be taken for the anchor. Prompts that were never trained with
+follow, since the domain is matched as a whole.
 
 Meanwhile the denoiser must denoise pictures of the anchor as before. Of each tensor's gradient the part that would make
 that worse is taken out: where <g_u, g_p> < 0, g_u becomes g_u - lambda <g_u, g_p> / |g_p|^2 g_p.
@@ -125,8 +125,7 @@ class Doco(Eraser):
         Raises
         ------
         UsageError
-            If the pipeline cannot be told the concepts, one has no anchor, too many captions do not name it, no
-            weights are chosen, or ``t_range`` is no range.
+            If the pipeline cannot be told the concepts, one lacks an anchor or captions of it, or nothing can train.
         DataError
             If the folder of pictures lacks pictures or captions.
         """
@@ -198,7 +197,7 @@ class Doco(Eraser):
         size = net.config.sample_size
         widths = [width for blocks, width in enumerate(self.widths, 1) if PatchDiscriminator.fits(blocks, size)]
         if not widths:
-            raise UsageError(f"latents of {size} are too small to tell domains apart", where=type(net).__name__)
+            raise UsageError(f"latents of {size} are too small for its discriminator", where=self.name)
         with seeded(work.seed, "discriminator"):
             judge = PatchDiscriminator(net.config.in_channels, widths, self.norm).to(net.device)
 
