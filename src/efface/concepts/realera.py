@@ -102,9 +102,9 @@ class RealEra(Eraser):
     def plan(self, pipe: Any, concepts: Concepts, work: Work) -> Plan:
         """Return adapters of the layers that attend to text, and one map for all key and value layers.
 
-        Facts: ``nearby``, words that were mined for each concept; ``spectral_norm`` and ``kept_drift`` of the map, how far kept
-        rows moved; ``neigh`` and ``beyond``, means of the adapters' two losses over the first and the last tenth of the
-        steps; ``notes``, what is to be watched.
+        Facts: ``nearby``, words that were mined for each concept; ``spectral_norm`` and ``kept_drift`` of the map, how
+        far kept rows moved; ``neigh`` and ``beyond``, means of the adapters' two losses over the first and the last
+        tenth of the steps; ``notes``, what is to be watched.
 
         Raises
         ------
@@ -233,7 +233,7 @@ class RealEra(Eraser):
             near = base = [concept, *nearby][which]
             if self.mine != "words":
                 near = self._neighbours(base, first[turn][which], kept, self.batch, generator)
-            if concepts.keep and step.step % 2:
+            if concepts.keep and step.step // len(texts) % 2:  # every concept meets both
                 far = picked(kept, 1 + torch.randint(len(concepts.keep), (self.batch,), generator=generator))
             else:
                 far = self._beyond(concept, first[turn][0], self.batch, generator)
