@@ -12,6 +12,7 @@ from tiny import tiny
 
 from efface.concepts.geom_erasing import GeomErasing, errors
 from efface.core.eraser import Concepts, editable, edited, steered
+from efface.core.hub import open_pipeline
 from efface.core.method import Work
 from efface.core.ops import Delta, Grow
 from efface.core.plan import Plan
@@ -19,7 +20,7 @@ from efface.errors import DataError, UsageError
 from efface.parts.data.icd import Icd
 from efface.parts.diffusion.adapters import Process
 from efface.parts.diffusion.pipelines import encode_prompts
-from efface.verbs.forget import forget
+from efface.verbs.forget import export, forget
 from efface.verbs.sample import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning", "ignore::FutureWarning")  # of diffusers
@@ -166,6 +167,18 @@ def test_applied_edits_are_undone_with_their_words(folder):
         GeomErasing(**QUICK, folder=str(folder)).plan(pipe, Concepts.of("logo"), Work())
     forgotten.undo()
     assert pipe.tokenizer is own
+
+
+def test_an_exported_pipeline_knows_the_words(plan, tmp_path):
+    pipe, texts = tiny(), [plan.made_by["negative"], "a red star"]
+    export(pipe, [plan], tmp_path / "baked")
+    with edited(pipe, [plan]), torch.no_grad():
+        expected = encode_prompts(pipe, texts)
+    with torch.no_grad():
+        assert torch.equal(encode_prompts(open_pipeline(tmp_path / "baked", "cpu"), texts), expected)
+    for form in ("lora", "map"):
+        with pytest.raises(UsageError):
+            export(pipe, [plan], tmp_path / form, form)
 
 
 def test_errors_are_zero_for_a_denoiser_that_knows():

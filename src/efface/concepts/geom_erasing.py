@@ -14,7 +14,7 @@ The folder holds pictures, ``captions.json`` and ``boxes.json`` of any detector;
 measure its recall. Where there is none, ``overlay`` puts a thing on pictures that the pipeline draws of the texts to
 keep, for trials. It is meant for cleaning what a generator draws, not for stripping marks from others' pictures.
 
-The paper names neither grid, alpha, rates nor steps; what stands here are our own.
+Grid, alpha, rates, steps and the first values of new rows are our own choices.
 
 Left out: SDXL's second text encoder, existence without a place other than a box around the whole picture.
 """
