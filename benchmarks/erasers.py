@@ -1,6 +1,6 @@
 """Erase one concept from the tiny pipeline with every eraser and both baselines, and show them side by side.
 
-    python benchmarks/erasers.py [--target star] [--only rece,spm] [--seed 0] [-o FILE.json] [--sheet FILE.png]
+    python benchmarks/erasers.py [--target star] [--instead square] [--only rece,spm] [--seed 0] [-o JSON] [--sheet PNG]
 
 Each runs at the settings of its claim; the concept is by default the one that settings were tried on, never the claim's
 own. All models draw the same prompts from the same first noise. A row of the sheet is a model, the untouched one first;
@@ -78,6 +78,7 @@ def rows(pipe: Any, made: dict[str, Plan], target: str, keep: Sequence[str]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="star")
+    parser.add_argument("--instead", default="square")
     parser.add_argument("--only", type=lambda names: names.split(","), default=())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path)
@@ -85,7 +86,7 @@ def main() -> None:
     given = parser.parse_args()
     pipe, keep = load_pipeline(), kept(given.target, 3)
     concepts = Concepts.of(
-        given.target, keep=[text for concept in kept(given.target) for text in prompts(concept, "edit")]
+        given.target, given.instead, keep=[text for concept in kept(given.target) for text in prompts(concept, "edit")]
     )
     made = plans(pipe, concepts, Work(seed=given.seed), given.only)
     seeds = [given.seed * EACH + i for i in range(EACH)]
@@ -95,6 +96,7 @@ def main() -> None:
         given.target,
         keep,
         (Derived(), RingABell()),
+        instead=given.instead,
         seeds=seeds,
         progress=lambda told: print(told, flush=True),
     )
