@@ -89,7 +89,8 @@ def check(context: Context) -> list[Effect]:
             "with them at most 0.05 less often than after UCE, in the mean over seeds",
             of("ira", "UCE", sweep[1], "nothing beyond"),
             held - free >= 0.1 and held >= mean("UCE", "ira") - 0.05,
-            note=f"kept concepts drawn: {means('ira')}",
+            note=f"kept concepts drawn: {means('ira')}; neighbours in random directions ask the map to shrink all that "
+            "lies across the concept, and samples beyond, which share a part of it, ask to hold that part",
         ),
         Effect(
             "both stages are best",
@@ -98,7 +99,8 @@ def check(context: Context) -> list[Effect]:
             of("h_o", "UCE", "ESD-x", "map", "adapters", "RealEra"),
             mean("RealEra", "h_o") > max(mean(name, "h_o") for name in ("UCE", "map"))
             and mean("RealEra", "broken") <= 0.5,
-            note=f"H_o: {means('h_o')}; showing nothing: {means('broken')}",
+            note=f"H_o: {means('h_o')}; showing nothing: {means('broken')}; tried on the other shape: samples "
+            "with the weights 1, 0.1 and 0.01, words as neighbours, mu of 1, 3 and 10",
         ),
         Effect(
             "a wider cone trades",
