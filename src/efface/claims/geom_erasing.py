@@ -4,6 +4,9 @@ The tiny pipeline is tuned on pictures of the world with a chequered logo in the
 caption names: once on the bare captions, and once by the method, in equal steps on the same draws, by the rule that the
 pipeline was trained with. The boxes come from a detector that compares every place with the logo; it also counts the
 pictures in which a logo is drawn. Settings were chosen at another seed.
+
+As measured, the weights are unsettled after so short a tuning at a constant rate: at two of three seeds even captions
+alone brought in few logos, and shapes vary by more from seed to seed than between the two tunings.
 """
 
 from __future__ import annotations
