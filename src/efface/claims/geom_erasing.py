@@ -3,10 +3,9 @@
 The tiny pipeline is tuned on pictures of the world with a chequered logo in the last corner of most of them, which no
 caption names: once on the bare captions, and once by the method, in equal steps on the same draws, by the rule that the
 pipeline was trained with. The boxes come from a detector that compares every place with the logo; it also counts the
-pictures in which a logo is drawn. Settings were chosen at another seed.
-
-As measured, the weights are unsettled after so short a tuning at a constant rate: at two of three seeds even captions
-alone brought in few logos, and shapes vary by more from seed to seed than between the two tunings.
+pictures in which a logo is drawn. Settings were chosen at other seeds, after a first run of the claim at a constant rate
+and 150 steps of 8, in which weights did not settle: at two of three seeds even captions alone brought in few logos, and
+only the first effect showed.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from efface.seeds import numpy_generator
 NAME, WIDE, LEAST = "logo", 6, 0.9
 """What the thing is called, its side in pixels, and the likeness from which the detector says that it is there."""
 SETTINGS: dict[str, Any] = {
-    "rows": 4, "columns": 4, "steps": 150, "batch": 8, "optimizer": "muon", "lr": 2e-3, "lr_words": 3e-2,
+    "rows": 4, "columns": 4, "steps": 120, "batch": 12, "optimizer": "muon", "lr": 3e-3, "lr_words": 4e-2,
 }  # fmt: skip
 RATE, SCENES, DRAWN, STEPS = 0.75, 600, 48, 8
 CLEAR = np.zeros((0, 4), np.int64)

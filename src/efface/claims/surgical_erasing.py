@@ -1,8 +1,9 @@
 """Show that changing guidance alone puts the chosen shape in the erased one's place, and leaves what it does not guide.
 
 A circle becomes a square in the tiny pipeline. Every arm trains cross-attention in as many steps on as many states;
-settings were chosen on another shape. A first run of the claim with 100 steps showed all but the second effect. States
-on which the empty prompt is watched are of prompts and noise that no arm saw. Pictures to purify are drawn by the world and not by the pipeline.
+settings were chosen on another shape. A first run of the claim with 100 steps showed all but the second effect.
+States on which the empty prompt is watched are of prompts and noise that no arm saw. Pictures to purify are drawn by
+the world and not by the pipeline.
 """
 
 from __future__ import annotations

@@ -123,7 +123,9 @@ class GeomErasing(Eraser):
         rate = self.lr_words if self.mode == "model" else self.lr
         reader.pace = self.lr_words / rate
         weights = dict(pipe.unet.named_parameters()) if self.mode == "data" else {}
-        train = Train(steps=self.steps, optimizer=self.optimizer, lr=rate, weight_decay=1e-2, seed=work.seed)
+        train = Train(
+            steps=self.steps, optimizer=self.optimizer, lr=rate, schedule="cosine", weight_decay=1e-2, seed=work.seed
+        )  # fmt: skip
         moving, loss = {**weights, "words": reader.moved}, self._loss(pipe, icd, reader)
         reached = descend(editable(pipe), moving, loss, train, work, name=self.name).values
         ops: list[Op] = [Delta.set(f"unet.{key}", reached[key]) for key in weights]
