@@ -4,8 +4,8 @@ The tiny pipeline is tuned on pictures of the world with a chequered logo in the
 caption names: once on the bare captions, and once by the method, in equal steps on the same draws, by the rule that the
 pipeline was trained with. The boxes come from a detector that compares every place with the logo; it also counts the
 pictures in which a logo is drawn. Settings were chosen at other seeds, after a first run of the claim at a constant
-rate and 150 steps of 8, in which weights did not settle: at two of three seeds even captions alone brought in few logos,
-and only the first effect showed.
+rate and 150 steps of 8, in which weights did not settle: at two of three seeds even captions alone brought in few
+logos, and only the first effect showed.
 """
 
 from __future__ import annotations
