@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny import tiny
 
-from efface.concepts.realera import RealEra, Text, alike, around, claimed, given, mapped
+from efface.concepts.realera import RealEra, Text, around, claimed, given
 from efface.core.eraser import Concepts, editable
 from efface.core.method import Work
 from efface.core.ops import Delta, Map
 from efface.errors import UsageError
 from efface.parts.concepts.attention import cross_attention
-from efface.parts.concepts.maps import factor
-from efface.parts.concepts.neighbours import sample_neighbours
+from efface.parts.concepts.maps import factor, mapped
+from efface.parts.concepts.neighbours import alike, sample_neighbours
 from efface.parts.concepts.rollout import noise_prediction
 from efface.parts.concepts.slots import encode, last_words
 from efface.training import baselines
@@ -143,7 +143,7 @@ def test_untouched_layers_do_on_mapped_texts_what_edited_ones_do(pipe):
     m = torch.eye(32, dtype=torch.float64) + 0.1 * torch.randn(32, 32, dtype=torch.float64)
     layers, text = cross_attention(pipe.unet), given(encode(pipe, ["circle"]))
     box, op = editable(pipe), Map("unet", tuple(layers), *factor(m))
-    expected = [layer(mapped(text, m).embeds) for layer in layers.values()]
+    expected = [layer(mapped(text.embeds, m)) for layer in layers.values()]
     undo = op.apply(box)
     found = [layer(text.embeds) for layer in layers.values()]
     undo(box)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from efface.concepts.spm import Spm, anchored, repeated
+from efface.concepts.spm import Spm, anchored
 from efface.core.contract.erasers import tiny
 from efface.core.eraser import Concepts, editable, edited
 from efface.core.method import Work
@@ -92,7 +92,7 @@ def test_anchors_have_about_the_length_of_the_concept():
     around = anchored(text, 5, torch.Generator().manual_seed(0))
     length = around.embeds.flatten(1).norm(dim=1) / text.embeds.norm()
     assert ((length > 0.79) & (length < 1.21)).all()
-    assert torch.equal(around.ids, repeated(text, 5).ids)
+    assert torch.equal(around.ids, text.picked([0] * 5).ids)
 
 
 def test_states_vary_in_size_between_half_and_the_whole():

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import WIDTH, tiny
 
-from efface.concepts.trce import Trce, hinge, mapped, paired, steering
+from efface.concepts.trce import Trce, hinge, paired, steering
 from efface.core.eraser import Concepts, editable
 from efface.core.knowledge import Knowledge
 from efface.core.method import Work
 from efface.core.ops import Map
 from efface.errors import DataError, UsageError, WeightsError
 from efface.parts.concepts.attention import cross_attention
-from efface.parts.concepts.maps import CrossAttnEdit
+from efface.parts.concepts.maps import CrossAttnEdit, mapped
 from efface.parts.concepts.phrases import everyday, filled, read_pairs
 from efface.parts.concepts.rollout import trajectories
 from efface.parts.concepts.slots import encode
@@ -80,7 +80,7 @@ def test_the_map_is_the_closed_form(pipe):
 def test_the_end_becomes_that_of_the_safe_phrase_and_words_stay(pipe):
     edit = matrix(pipe, eta=1e-3, ridge=1e-6)
     text = encode(pipe, ["a photo of circle", "a photo of square", "a red cross"])
-    moved = mapped(text, edit).embeds
+    moved = mapped(text.embeds, edit)
     end = text.first_end
     assert (moved[0][end[0]] - text.embeds[1][end[1]]).norm() < 0.1 * (moved[0] - text.embeds[0])[end[0]].norm()
     assert (moved[2] - text.embeds[2]).norm() < 0.1 * text.embeds[2].norm()

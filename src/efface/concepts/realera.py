@@ -36,16 +36,13 @@ from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.concepts.attention import backbone, cross_attention
 from efface.parts.concepts.lora import Adapter, attached, hosts, new_adapters, parameters
-from efface.parts.concepts.maps import LARGE, CrossAttnEdit, drift, factor, gram, spectral_norm
-from efface.parts.concepts.neighbours import sample_beyond, sample_neighbours
+from efface.parts.concepts.maps import LARGE, CrossAttnEdit, drift, factor, gram, mapped, spectral_norm
+from efface.parts.concepts.neighbours import alike, sample_beyond, sample_neighbours
 from efface.parts.concepts.phrases import names
 from efface.parts.concepts.rollout import noise_prediction, trajectories
-from efface.parts.concepts.slots import TEMPLATES, Encoded, aligned, encode, last_words, word_tokens
+from efface.parts.concepts.slots import TEMPLATES, Encoded, aligned, encode, last_words
 from efface.training.descent import descend, load
 from efface.training.recipe import Train
-
-CANDIDATES = 512
-"""Words whose tokens are most alike, of which those within the cone are taken."""
 
 
 class Text(NamedTuple):
@@ -234,7 +231,7 @@ class RealEra(Eraser):
             if self.mine != "words":
                 near = self._neighbours(base, first[turn][which], kept, self.batch, generator)
             if concepts.keep and step.step // len(texts) % 2:  # every concept meets both
-                far = picked(kept, 1 + torch.randint(len(concepts.keep), (self.batch,), generator=generator))
+                far = given(kept.picked(1 + torch.randint(len(concepts.keep), (self.batch,), generator=generator)))
             else:
                 far = self._beyond(concept, first[turn][0], self.batch, generator)
             with torch.no_grad():
@@ -243,8 +240,8 @@ class RealEra(Eraser):
                     target -= self.eta * (noise_prediction(pipe, x, t, *concept) - target)
                 stays = noise_prediction(pipe, x, t, *far)
             with attached(net, adapters):
-                neigh = (noise_prediction(pipe, x, t, *mapped(near, edit)) - target).square().mean()
-                beyond = (noise_prediction(pipe, x, t, *mapped(far, edit)) - stays).square().mean()
+                neigh = (noise_prediction(pipe, x, t, mapped(near.embeds, edit), near.pooled) - target).square().mean()
+                beyond = (noise_prediction(pipe, x, t, mapped(far.embeds, edit), far.pooled) - stays).square().mean()
             return {"total": neigh + self.mu * beyond, "neigh": neigh, "beyond": beyond}
 
         return loss
@@ -263,19 +260,6 @@ class RealEra(Eraser):
         return states.flatten(0, 1).cpu(), times.repeat_interleave(self.rollouts)
 
 
-def alike(pipe: Any, concept: str) -> list[str]:
-    """Return the words of one token whose input embeddings are most like those of ``concept``, the nearest first."""
-    table = pipe.text_encoder.get_input_embeddings().weight.detach()
-    tokens = pipe.tokenizer(concept, add_special_tokens=False).input_ids
-    cosine = torch.cosine_similarity(table, table[tokens].mean(0), dim=-1)
-    found = []
-    for token in cosine.topk(min(CANDIDATES, len(table))).indices.tolist():
-        word = pipe.tokenizer.decode([token]).strip()
-        if word.isalpha() and word_tokens(pipe, word) == (token,):  # else it is a piece of words
-            found.append(word)
-    return found
-
-
 def claimed(near: Tensor, own: Tensor, kept: Encoded) -> Tensor:
     """Return which of the end rows ``near`` (n, width) are nearer to that of a kept text than to ``own`` (width,)."""
     ends = torch.nn.functional.normalize(kept.embeds[kept.first_end][1:], dim=-1)  # the first is of the empty prompt
@@ -290,16 +274,6 @@ def around(text: Text, first: int, sample: Callable[[Tensor], Tensor]) -> Text:
     return Text(embeds, None if text.pooled is None else sample(text.pooled)[:, 0])
 
 
-def mapped(text: Text, edit: Tensor) -> Text:
-    """Return the rows that untouched layers take for what edited ones make of ``text``, for (W M) c = W (M c)."""
-    return text._replace(embeds=(text.embeds.double() @ edit.T.to(text.embeds.device)).to(text.embeds))
-
-
 def given(text: Encoded) -> Text:
     """Return what a denoiser is given of ``text``."""
     return Text(text.embeds, text.pooled)
-
-
-def picked(text: Encoded, rows: Tensor) -> Text:
-    """Return some of the prompts of ``text``."""
-    return Text(text.embeds[rows], None if text.pooled is None else text.pooled[rows])

@@ -104,7 +104,7 @@ class Spm(Eraser):
             turn = int(torch.randint(len(texts), (), generator=generator))
             noise = torch.randn(self._shape(net.config, generator), generator=generator).to(net.device)
             stop = int(torch.randint(1, self.rollout_steps, (), generator=generator))
-            concept, rows = asked[turn], repeated(asked[turn], self.batch)
+            concept, rows = asked[turn], asked[turn].picked([0] * self.batch)
             with attached(net, adapters):
                 x, t = partial_denoise(
                     pipe, rows, empty, noise, steps=self.rollout_steps, stop=stop, guidance=self.rollout_guidance
@@ -133,18 +133,9 @@ class Spm(Eraser):
         return (self.batch, config.in_channels, *sides)
 
 
-def repeated(text: Encoded, count: int) -> Encoded:
-    """Return one prompt ``count`` times."""
-    parts: dict[str, Any] = {}
-    for field in dataclasses.fields(text):
-        value = getattr(text, field.name)
-        parts[field.name] = None if value is None else value.expand(count, *value.shape[1:])
-    return Encoded(**parts)
-
-
 def anchored(text: Encoded, count: int, generator: Generator) -> Encoded:
     """Return ``count`` anchors of one prompt; its pooled embedding, where there is one, gets anchors of its own."""
-    around = repeated(text, count)
+    around = text.picked([0] * count)
     pooled = None
     if text.pooled is not None:
         pooled = anchors(text.pooled, count, generator)[:, 0]

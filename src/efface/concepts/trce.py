@@ -37,7 +37,7 @@ from efface.core.ops import Delta, Map, Op
 from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.concepts.attention import backbone, cross_attention
-from efface.parts.concepts.maps import LARGE, CrossAttnEdit, drift, factor, gram, spectral_norm
+from efface.parts.concepts.maps import LARGE, CrossAttnEdit, drift, factor, gram, mapped, spectral_norm
 from efface.parts.concepts.phrases import SENTENCES, everyday, filled, names, read_pairs
 from efface.parts.concepts.rollout import predictions, trajectories
 from efface.parts.concepts.slots import Encoded, encode, word_tokens
@@ -164,13 +164,13 @@ class Trce(Eraser):
         original = copies(weights)
         phrases = filled(pairs, [self.template])
         text = encode(pipe, ["", *(safe for _, safe in phrases), *(harmful for harmful, _ in phrases)])
-        edited = mapped(text, edit)
-        nothing = picked(edited, [0])
+        edited = dataclasses.replace(text, embeds=mapped(text.embeds, edit))
+        nothing = edited.picked([0])
         work.progress(f"{count} phrases are sampled {self.runs} times, and no phrase {self.free_runs} times")
         runs = [1 + count + number for number in range(count) for _ in range(self.runs)]
         early = range(int(self.early * self.run_steps) + 1)
-        led, times = self._states(pipe, picked(text, runs), self.run_guidance, early, work.generator("led"))
-        none = picked(text, [0] * self.free_runs)
+        led, times = self._states(pipe, text.picked(runs), self.run_guidance, early, work.generator("led"))
+        none = text.picked([0] * self.free_runs)
         free, free_times = self._states(pipe, none, 1.0, range(self.run_steps), work.generator("free"))
 
         def loss(step: Step) -> dict[str, Tensor]:
@@ -182,10 +182,10 @@ class Trce(Eraser):
             at = torch.randint(len(free), (self.batch,), generator=generator)
             others = free[at, torch.randint(self.free_runs, (self.batch,), generator=generator)].to(net.device)
             with torch.no_grad(), swapped(weights, original):
-                null, *both = predictions(pipe, x, t, picked(text, [0, runs[run] - count, runs[run]]))
+                null, *both = predictions(pipe, x, t, text.picked([0, runs[run] - count, runs[run]]))
                 before = predictions(pipe, others, free_times[at], nothing)
             safe, harmful = (found + self.guidance * (found - null) for found in both)
-            erase = hinge(predictions(pipe, x, t, picked(edited, [0, runs[run]])), safe, harmful, self.margin)
+            erase = hinge(predictions(pipe, x, t, edited.picked([0, runs[run]])), safe, harmful, self.margin)
             preserve = (predictions(pipe, others, free_times[at], nothing) - before).square().mean()
             return {"total": erase + self.kept * preserve, "erase": erase, "preserve": preserve}
 
@@ -200,7 +200,7 @@ class Trce(Eraser):
         sides = size if isinstance(size, (list, tuple)) else (size, size)
         for at in torch.arange(len(text.embeds)).split(self.runs):
             noise = torch.randn(len(at), net.config.in_channels, *sides, generator=generator).to(net.device)
-            asked = picked(text, at.tolist())
+            asked = text.picked(at.tolist())
             found.append(trajectories(pipe, asked, empty, noise, steps=self.run_steps, guidance=guidance, keep=keep))
         return torch.cat([states.cpu() for states, _ in found], dim=1), found[0][1]
 
@@ -243,14 +243,3 @@ def hinge(found: Tensor, safe: Tensor, harmful: Tensor, margin: float) -> Tensor
 def steering(net: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that stage two moves: all of self-attention, and the queries of cross-attention."""
     return {key: weight for key, weight in net.named_parameters() if ".attn1." in key or ".attn2.to_q." in key}
-
-
-def mapped(text: Encoded, edit: Tensor) -> Encoded:
-    """Return the rows that untouched layers take for what edited ones make of ``text``, for (W M) c = W (M c)."""
-    return dataclasses.replace(text, embeds=(text.embeds.double() @ edit.T.to(text.embeds.device)).to(text.embeds))
-
-
-def picked(text: Encoded, places: Sequence[int]) -> Encoded:
-    """Return some of the prompts of ``text``, in this order."""
-    parts = {field.name: getattr(text, field.name) for field in dataclasses.fields(text)}
-    return dataclasses.replace(text, **{key: part[list(places)] for key, part in parts.items() if part is not None})

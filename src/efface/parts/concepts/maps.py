@@ -125,6 +125,11 @@ def residual(gram0: Tensor, edit: Tensor, rows: Tensor, derived: Tensor) -> floa
     return float(_energy(gram0, missed) / _energy(gram0, rows)) ** 0.5
 
 
+def mapped(rows: Tensor, edit: Tensor) -> Tensor:
+    """Return the rows (..., width) that are to untouched layers what ``rows`` are to edited ones: W (M c) = (W M) c."""
+    return (rows.double() @ edit.T.to(rows.device)).to(rows)
+
+
 def drift(gram0: Tensor, edit: Tensor, rows: Tensor) -> float:
     """Return how far the edited layers move what they make of ``rows``, as a share of it."""
     return residual(gram0, edit, rows, rows.cpu().double())

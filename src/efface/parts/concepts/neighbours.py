@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from efface.errors import UsageError
+from efface.parts.concepts.slots import word_tokens
+
+CANDIDATES = 512
+"""Words whose tokens are most alike, of which those within a cone may be taken."""
 
 
 def sample_neighbours(
@@ -96,3 +100,16 @@ def _turned(e: Tensor, rho: Tensor, length: Tensor, generator: torch.Generator) 
     across = across / across.norm(dim=-1, keepdim=True)
     rho, length = (part.to(rows)[:, None, None] for part in (rho, length))
     return (length * rows.norm(dim=-1, keepdim=True) * (rho * unit + (1 - rho**2).sqrt() * across)).to(e.dtype)
+
+
+def alike(pipe: Any, concept: str) -> list[str]:
+    """Return the words of one token whose input embeddings are most like those of ``concept``, the nearest first."""
+    table = pipe.text_encoder.get_input_embeddings().weight.detach()
+    tokens = pipe.tokenizer(concept, add_special_tokens=False).input_ids
+    cosine = torch.cosine_similarity(table, table[tokens].mean(0), dim=-1)
+    found = []
+    for token in cosine.topk(min(CANDIDATES, len(table))).indices.tolist():
+        word = pipe.tokenizer.decode([token]).strip()
+        if word.isalpha() and word_tokens(pipe, word) == (token,):  # else it is a piece of words
+            found.append(word)
+    return found

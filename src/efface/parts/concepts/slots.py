@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,12 @@ class Encoded:
     def content(self) -> Tensor:
         """Every slot but the start, which all prompts share."""
         return ~self.start
+
+    def picked(self, rows: Sequence[int] | Tensor) -> Encoded:
+        """Return some of the prompts, in this order, as often as they are named."""
+        rows = rows if isinstance(rows, Tensor) else list(rows)
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
 
 
 @torch.no_grad()
