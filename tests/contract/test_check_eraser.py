@@ -13,7 +13,10 @@ LIES = {
         "ups, downs = [], []\n        net.requires_grad_(False)",
     ),
     "planning leaves the pipeline as it was ": ("generator=work.generator(concept)", ""),
-    "same seed gives same bytes": ("work.generator(concept)", "torch.Generator().manual_seed(__import__('time').time_ns())"),
+    "same seed gives same bytes": (
+        "work.generator(concept)",
+        "torch.Generator().manual_seed(__import__('time').time_ns())",
+    ),
     "refuses concepts that cannot be": ("check_concepts(pipe, concepts)", ""),
     "plan says what it erases": (
         "return self.planned(pipe, concepts, work, ops)",
