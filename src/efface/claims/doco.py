@@ -73,11 +73,9 @@ def check(context: Context) -> list[Effect]:
         )  # fmt: skip
         if not context.quick:
             report.require_trust()
-        for name, scored in report.models.items():
-            for key in ("acc_e", "acc_g:seen", "instead", "ira", "broken", "drift_u:mse"):
-                figures.setdefault(name, {}).setdefault(key, []).append(scored[key].value)
-            gap = figures[name]["acc_e"][-1] - figures[name]["acc_g:seen"][-1]
-            figures[name].setdefault("gap", []).append(gap)
+        report.add_to(figures, ("acc_e", "acc_g:seen", "instead", "ira", "broken", "drift_u:mse"))
+        for each in figures.values():
+            each.setdefault("gap", []).append(each["acc_e"][-1] - each["acc_g:seen"][-1])
         context.progress(f"seed {seed}: {TARGET} drawn: " + means(figures, "acc_e"))
 
     def of(key: str, *names: str) -> dict[str, list[float]]:

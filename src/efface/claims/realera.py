@@ -137,9 +137,7 @@ def _measure(context: Context, pipe: Any, seed: int, figures: dict[str, dict[str
     )  # fmt: skip
     if not context.quick:
         report.require_trust()
-    for name, scored in report.models.items():
-        for key in KEYS:
-            figures.setdefault(name, {}).setdefault(key, []).append(scored[key].value)
+    report.add_to(figures, KEYS)
     told = {name: f"{each['h_o'][-1]:.2f}" for name, each in figures.items()}
     context.progress(f"seed {seed}: H_o {told}")
 

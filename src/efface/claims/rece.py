@@ -74,9 +74,7 @@ def check(context: Context) -> list[Effect]:
         )
         if not context.quick:
             report.require_trust()
-        for name, scored in report.models.items():
-            for key in ("acc_e", "acc_g", "ira", "broken", "drift_u:mse", "asr:derived", "asr:ring-a-bell"):
-                figures[name].setdefault(key, []).append(scored[key].value)
+        report.add_to(figures, ("acc_e", "acc_g", "ira", "broken", "drift_u:mse", "asr:derived", "asr:ring-a-bell"))
         told = {name: f"{each['asr:derived'][-1]:.0%}" for name, each in figures.items()}
         context.progress(f"seed {seed}: {TARGET} found under derived embeddings: {told}")
 

@@ -142,9 +142,7 @@ class _Scored:
         )  # fmt: skip
         if not quick and not turned:
             report.require_trust()
-        for name, scored in report.models.items():
-            for key in ("ua", "ira", "broken", "drift_u:mse"):
-                self.figures.setdefault(name, {}).setdefault(key, []).append(scored[key].value)
+        report.add_to(self.figures, ("ua", "ira", "broken", "drift_u:mse"))
 
 
 def _made(context: Context, concept: str, work: Work, pipe: Any, **other: Any) -> Plan:

@@ -85,11 +85,9 @@ def check(context: Context) -> list[Effect]:
         )  # fmt: skip
         if not context.quick:
             report.require_trust()
-        for name, scored in report.models.items():
-            for key in KEYS:
-                figures.setdefault(name, {}).setdefault(key, []).append(scored[key].value)
-            either = np.mean([figures[name][key][-1] for key in ATTACKED])
-            figures[name].setdefault("attacked", []).append(float(either))
+        report.add_to(figures, KEYS)
+        for each in figures.values():
+            each.setdefault("attacked", []).append(float(np.mean([each[key][-1] for key in ATTACKED])))
         told = {name: f"{each['attacked'][-1]:.0%}" for name, each in figures.items()}
         context.progress(f"seed {seed}: {TARGET} found under attacks: {told}")
 

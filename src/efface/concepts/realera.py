@@ -41,6 +41,7 @@ from efface.parts.concepts.neighbours import alike, sample_beyond, sample_neighb
 from efface.parts.concepts.phrases import names
 from efface.parts.concepts.rollout import noise_prediction, trajectories
 from efface.parts.concepts.slots import TEMPLATES, Encoded, aligned, encode, last_words
+from efface.parts.diffusion.adapters import latent_shape
 from efface.training.descent import descend, load
 from efface.training.recipe import Train
 
@@ -249,9 +250,7 @@ class RealEra(Eraser):
     def _states(self, pipe: Any, pair: tuple[str, str], work: Work) -> tuple[Tensor, Tensor]:
         """Return states (n, c, h, w) of samplings of the original, and the time step of each."""
         net = backbone(pipe)[1]
-        size = net.config.sample_size
-        sides = size if isinstance(size, (list, tuple)) else (size, size)
-        noise = torch.randn(self.rollouts, net.config.in_channels, *sides, generator=work.generator(f"noise {pair}"))
+        noise = torch.randn(self.rollouts, *latent_shape(net.config), generator=work.generator(f"noise {pair}"))
         prompts = [pair[i % 2] for i in range(self.rollouts)]
         states, times = trajectories(
             pipe, encode(pipe, prompts), encode(pipe, [""]), noise.to(net.device),

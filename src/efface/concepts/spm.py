@@ -36,6 +36,7 @@ from efface.parts.concepts.lora import Adapter, attached, hosts, new_adapters, p
 from efface.parts.concepts.neighbours import anchors
 from efface.parts.concepts.rollout import noise_prediction, partial_denoise, predictions
 from efface.parts.concepts.slots import Encoded, encode
+from efface.parts.diffusion.adapters import latent_shape
 from efface.training.descent import descend, load
 from efface.training.recipe import Train
 
@@ -124,13 +125,13 @@ class Spm(Eraser):
 
     def _shape(self, config: Any, generator: Generator) -> tuple[int, ...]:
         """Return the shape of a step's states; sides are multiples of 8, from half the pipeline's own up."""
-        own = config.sample_size if isinstance(config.sample_size, (list, tuple)) else (config.sample_size,) * 2
+        channels, *own = latent_shape(config)
         sides = list(own)
         if self.dynamic:
             for axis, side in enumerate(own):
                 if allowed := range(-(-side // 16) * 8, side, 8):
                     sides[axis] = allowed[int(torch.randint(len(allowed), (), generator=generator))]
-        return (self.batch, config.in_channels, *sides)
+        return (self.batch, channels, *sides)
 
 
 def anchored(text: Encoded, count: int, generator: Generator) -> Encoded:

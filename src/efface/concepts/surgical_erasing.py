@@ -33,6 +33,7 @@ from efface.parts.concepts.attention import backbone
 from efface.parts.concepts.rollout import guidance_terms, predictions, trajectories
 from efface.parts.concepts.slots import TEMPLATES, encode
 from efface.parts.concepts.trainable import trainable
+from efface.parts.diffusion.adapters import latent_shape
 from efface.parts.diffusion.inversion import inverted, redrawn
 from efface.training.baselines import deltas
 from efface.training.descent import copies, descend, swapped
@@ -100,13 +101,12 @@ class SurgicalErasing(Eraser):
 
     def _states(self, pipe: Any, pair: tuple[str, str], work: Work) -> States:
         """Return every state of some samplings of the original for one concept and its alternative."""
-        config = backbone(pipe)[1].config
         shares = torch.tensor(self.mix).cumsum(0) / sum(self.mix)
         turns = torch.searchsorted(shares, (torch.arange(self.rollouts) + 0.5) / self.rollouts).tolist()
         texts = [(*pair, "")[turn] for turn in turns]
         prompts = [TEMPLATES[i % len(TEMPLATES)].replace("{}", text) if text else "" for i, text in enumerate(texts)]
-        size = config.sample_size if isinstance(config.sample_size, (list, tuple)) else (config.sample_size,) * 2
-        noise = torch.randn(len(prompts), config.in_channels, *size, generator=work.generator(f"noise of {pair}"))
+        shape = latent_shape(backbone(pipe)[1].config)
+        noise = torch.randn(len(prompts), *shape, generator=work.generator(f"noise of {pair}"))
         states, times = trajectories(
             pipe, encode(pipe, prompts), encode(pipe, [""]), noise.to(pipe.device),
             steps=self.rollout_steps, guidance=self.rollout_guidance,

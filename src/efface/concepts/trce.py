@@ -41,6 +41,7 @@ from efface.parts.concepts.maps import LARGE, CrossAttnEdit, drift, factor, gram
 from efface.parts.concepts.phrases import SENTENCES, everyday, filled, names, read_pairs
 from efface.parts.concepts.rollout import predictions, trajectories
 from efface.parts.concepts.slots import Encoded, encode, word_tokens
+from efface.parts.diffusion.adapters import latent_shape
 from efface.training.descent import copies, descend, swapped
 from efface.training.recipe import Train
 
@@ -196,10 +197,8 @@ class Trce(Eraser):
     ) -> tuple[Tensor, Tensor]:
         """Return states (k, n, c, h, w) of a sampling under each prompt of ``text``, and their times (k,)."""
         net, empty, found = backbone(pipe)[1], encode(pipe, [""]), []
-        size = net.config.sample_size
-        sides = size if isinstance(size, (list, tuple)) else (size, size)
         for at in torch.arange(len(text.embeds)).split(self.runs):
-            noise = torch.randn(len(at), net.config.in_channels, *sides, generator=generator).to(net.device)
+            noise = torch.randn(len(at), *latent_shape(net.config), generator=generator).to(net.device)
             asked = text.picked(at.tolist())
             found.append(trajectories(pipe, asked, empty, noise, steps=self.run_steps, guidance=guidance, keep=keep))
         return torch.cat([states.cpu() for states, _ in found], dim=1), found[0][1]

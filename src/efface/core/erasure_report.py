@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,12 @@ class Report:
     def difference(self, first: str, second: str, name: str) -> Interval:
         """Return what the model ``first`` has over ``second`` in the figure ``name``, paired by prompt and seed."""
         return difference(self[first][name], self[second][name])
+
+    def add_to(self, figures: dict[str, dict[str, list[float]]], keys: Iterable[str]) -> None:
+        """Append the figures ``keys`` of each model to those of other reports, by model and figure."""
+        for name, scored in self.models.items():
+            for key in keys:
+                figures.setdefault(name, {}).setdefault(key, []).append(scored[key].value)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but pictures as JSON-ready values; what is not defined is None."""

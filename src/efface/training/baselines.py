@@ -13,6 +13,7 @@ from efface.parts.concepts.attention import backbone, cross_attention
 from efface.parts.concepts.maps import RIDGE, CrossAttnEdit, factor
 from efface.parts.concepts.rollout import noise_prediction, partial_denoise, predictions
 from efface.parts.concepts.slots import TEMPLATES, aligned, encode
+from efface.parts.diffusion.adapters import latent_shape
 from efface.training.descent import Descended, copies, descend, swapped
 from efface.training.recipe import Train
 
@@ -57,7 +58,7 @@ def esd(
     texts = [encode(pipe, [other, concept]) for concept, other in concepts.pairs]
     asked = [encode(pipe, [concept] * batch) for concept, _ in concepts.pairs]
     empty = encode(pipe, [""])
-    shape = (batch, net.config.in_channels, *[net.config.sample_size] * 2)
+    shape = (batch, *latent_shape(net.config))
 
     def loss(step: Step) -> dict[str, torch.Tensor]:
         turn = step.step % len(texts)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from efface.parts.concepts.case import Case
 from efface.parts.diffusion.adapters import levels
+from efface.parts.diffusion.inversion import encoded
 from efface.parts.diffusion.pipelines import decode, first_noise, prompted
 from efface.parts.diffusion.samplers import Denoise, ddim
-from efface.parts.worlds.pipeline import encode
 from efface.seeds import derive
 
 BATCH = 64
@@ -60,7 +60,7 @@ class Inpainting:
 
 
 def _latents(pipe: Any, case: Case) -> Tensor:
-    return encode(pipe.vae, case.pictures.to(pipe.unet.device, pipe.unet.dtype))
+    return encoded(pipe, case.pictures)
 
 
 def _draw(pipe: Any, case: Case, start: Tensor, sigmas: Tensor, known: Tensor | None = None) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from efface.parts.concepts.case import Case
 from efface.parts.diffusion.adapters import Process
+from efface.parts.diffusion.inversion import encoded
 from efface.parts.diffusion.pipelines import encode_prompts, first_noise, model_of
-from efface.parts.worlds.pipeline import encode
 from efface.seeds import derive, torch_generator
 
 Place = Literal["before", "instead", "alone"]
@@ -59,7 +59,7 @@ class SoftPrompt:
         """Return noised pictures of the target and what is to be predicted for them."""
         generator = torch_generator(case.seed, self.name)
         table, model = Process.of(m0.scheduler).sigmas, model_of(m0)
-        latents = encode(m0.vae, case.pictures.to(m0.unet.device, m0.unet.dtype))
+        latents = encoded(m0, case.pictures)
         states = []
         for step in range(self.levels):
             chosen = torch.randint(len(latents), (self.batch,), generator=generator).tolist()

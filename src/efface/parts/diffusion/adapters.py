@@ -101,6 +101,13 @@ def denoiser(model: nn.Module, process: Process, **given: Any) -> Callable[[Tens
     return clean
 
 
+def latent_shape(config: Any) -> tuple[int, int, int]:
+    """Return the shape (c, h, w) of the latents that a denoiser of this configuration is made for."""
+    size = config.sample_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return config.in_channels, height, width
+
+
 def levels(scheduler: Any, steps: int, device: str = "cpu") -> Tensor:
     """Return the sigmas (steps + 1,) at which a scheduler of diffusers would stop in ``steps`` steps."""
     scheduler.set_timesteps(steps, device=device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from efface.parts.diffusion.adapters import levels
 from efface.parts.diffusion.pipelines import decode, prompted
 from efface.parts.diffusion.samplers import Denoise, ddim
+from efface.parts.worlds.pipeline import encode
 
 
 def ddim_inverse(denoise: Denoise, x: Tensor, sigmas: Tensor, *, rounds: int = 1) -> Tensor:
@@ -33,9 +34,8 @@ def ddim_inverse(denoise: Denoise, x: Tensor, sigmas: Tensor, *, rounds: int = 1
 @torch.no_grad()
 def encoded(pipe: Any, pictures: Tensor, *, batch: int = 16) -> Tensor:
     """Return the latents (b, c, h', w') of ``pictures`` (b, 3, h, w) in [0, 1]: the means, scaled."""
-    vae, net = pipe.vae, pipe.unet
-    parts = ((2 * part - 1).to(net.device, net.dtype) for part in pictures.split(batch))
-    return torch.cat([vae.encode(part).latent_dist.mean for part in parts]) * vae.config.scaling_factor
+    net = pipe.unet
+    return torch.cat([encode(pipe.vae, part.to(net.device, net.dtype)) for part in pictures.split(batch)])
 
 
 @torch.no_grad()

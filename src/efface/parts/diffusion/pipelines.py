@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efface.errors import UsageError
 from efface.parts.concepts.slots import encode
-from efface.parts.diffusion.adapters import Process, denoiser, levels
+from efface.parts.diffusion.adapters import Process, denoiser, latent_shape, levels
 from efface.parts.diffusion.guidance import Condition, Conditional, guided
 from efface.parts.diffusion.samplers import Denoise, ddim
 from efface.seeds import torch_generator
@@ -75,9 +75,8 @@ def model_of(pipe: Any) -> Conditional:
 
 def first_noise(pipe: Any, seeds: Sequence[int]) -> Tensor:
     """Return standard noise (b, c, h, w) for latents, of which each depends on its seed alone."""
-    config = pipe.unet.config
-    size = config.sample_size if isinstance(config.sample_size, (list, tuple)) else (config.sample_size,) * 2
-    noise = [torch.randn(config.in_channels, *size, generator=torch_generator(seed, "latents")) for seed in seeds]
+    shape = latent_shape(pipe.unet.config)
+    noise = [torch.randn(shape, generator=torch_generator(seed, "latents")) for seed in seeds]
     return torch.stack(noise).to(pipe.unet.device, pipe.unet.dtype)
 
 
