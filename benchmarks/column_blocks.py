@@ -2,7 +2,7 @@
 
 Weights and patterns are random; a layer and its forms take turns, and the form that ``choose`` would keep is reported,
 the dense layer (1.00) included. In turns, each finds its weights out of the nearest caches, as in a network; after the
-slash stand the same two called over and over, each alone, as layers are often timed.
+slash stand the same two called over and over, each alone in bursts that alternate, as layers are often timed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import platform
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
@@ -47,10 +48,12 @@ def cases(dtype: torch.dtype) -> dict[str, tuple[nn.Module, torch.Tensor]]:
     return {name: (layer.to(dtype).eval(), x.to(dtype)) for name, (layer, x) in made.items()}
 
 
-def alone(layer: nn.Module, x: torch.Tensor) -> float:
-    """Return the seconds of a call of ``layer`` among others of the same, at the first quartile."""
+def alone(layer: nn.Module, module: nn.Module, x: torch.Tensor, rounds: int = 9) -> float:
+    """Return how many times as quick ``module`` is, each called over and over, in bursts: median of ``rounds``."""
+    calls = [lambda one=one: one(x) for one in (layer, module)]
     with torch.inference_mode():
-        return interleave({"": lambda: layer(x)}, seconds=0.2)[""].low
+        bursts = [[interleave({"": call}, seconds=0.05)[""].low for call in calls] for _ in range(rounds)]
+    return median(dense / own for dense, own in bursts)
 
 
 def main() -> None:
@@ -74,7 +77,7 @@ def main() -> None:
                 choice = choose(layer, x, project(scores, kept, given.block), seconds=given.seconds)
                 rows[name] |= {f"{sparsity}": choice.speedup, "dense, ms": 1e3 * choice.timings["dense"].low}
                 rows[name][f"{sparsity}, form"] = choice.form  # type: ignore[assignment]
-                rows[name][f"{sparsity}, alone"] = alone(layer, x) / alone(choice.module or layer, x)
+                rows[name][f"{sparsity}, alone"] = alone(layer, choice.module or layer, x)
             told = "  ".join(
                 "{:5.2f}/{:.2f} {:7}".format(*(rows[name][f"{s}{of}"] for of in PRINTED)) for s in SPARSITIES
             )

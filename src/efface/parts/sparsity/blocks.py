@@ -215,8 +215,13 @@ def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None, columns: Tensor) ->
     """Map (n, in) to (n, blocks * rows)."""
     blocks, kept, rows = weight.shape
     gathered = x.index_select(1, columns.view(-1)).view(-1, blocks, kept).transpose(0, 1)  # (blocks, n, kept)
-    y = torch.bmm(gathered, weight).transpose(0, 1).reshape(-1, blocks * rows)
-    return y if bias is None else y.add_(bias)  # baddbmm first copies the bias to every row, and is slower
+    y = torch.bmm(gathered, weight).transpose(0, 1)  # baddbmm first copies the bias to every row, and is slower
+    if bias is None:
+        return y.reshape(-1, blocks * rows)
+    if torch.is_grad_enabled():
+        return y.reshape(-1, blocks * rows).add_(bias)
+    laid_out = y.new_empty(y.shape)  # in one pass with the bias, which autograd does not follow
+    return torch.add(y, bias.view(blocks, rows), out=laid_out).view(-1, blocks * rows)
 
 
 def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, columns: Tensor) -> Tensor:
