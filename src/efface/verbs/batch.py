@@ -99,6 +99,8 @@ def clean_files(
         If a result is there already and ``overwrite`` is false, or the folder cannot be written.
     """
     rules, start = rules or Rules(), time.perf_counter()
+    if "" in (out, *inputs):  # else it would mean the current folder
+        raise UsageError("an empty name is no file or folder", fix="For the current folder write .")
     if workers < 1:
         raise UsageError(f"{workers} workers cannot work", where="workers", fix="Give 1 or more")
     if engine not in ENGINES:

@@ -79,7 +79,7 @@ def clean_(
         bool, Parameter(group=WORK, help="Clean nothing: draw the boxes and list the words found.")
     ] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         Parameter(name=["--out", "-o"], group=OUTPUT, help="Folder or file to write. Default: beside each picture."),
     ] = None,
     overwrite: Annotated[bool, Parameter(group=OUTPUT, help="Replace results that are there.")] = False,
