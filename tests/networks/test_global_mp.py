@@ -74,6 +74,18 @@ def test_minima_are_met_and_the_total_stays(minimum, mode):
         assert kept >= min(size, outputs if minimum < 0 else minimum)
 
 
+def test_no_layer_is_emptied_unless_that_is_asked_for_and_then_it_is_said():
+    net = net_of(10, 10, 10)
+    with pytest.raises(UsageError, match="Keep at least 2"):
+        GlobalMP(sparsity=0.999).masks(net)
+    assert GlobalMP(sparsity=0.99).masks(net).per_layer() == {"0.weight": (1, 100), "1.weight": (1, 100)}
+    plan = GlobalMP(sparsity=0.999, min_keep=0).plan(net, None, Work(seed=7))
+    assert "1 of 2 layers keep no weight" in plan.made_by["notes"][0]
+    assert plan.made_by["effective_density"] == 0
+    assert "100.0% of the weights kept lie on no path" in plan.made_by["notes"][1]
+    assert plan.made_by["seed"] == 7
+
+
 def test_an_impossible_minimum_tells_the_largest_possible_one():
     with pytest.raises(UsageError, match="lower the minimum to 10 a layer"):
         GlobalMP(sparsity=0.9, min_keep=20).masks(net_of(10, 10, 10))
@@ -144,10 +156,10 @@ def test_layers_of_different_scale_are_told(work):
     with torch.no_grad():
         net[0].weight.mul_(100)
     told = []
-    plan = GlobalMP(sparsity=0.5).plan(net, None, Work(progress=told.append))
+    plan = GlobalMP(sparsity=0.1).plan(net, None, Work(progress=told.append))
     assert told == plan.made_by["notes"]
     assert "0.weight" in told[0]
-    assert GlobalMP(sparsity=0.5, normalize="layer_rms").plan(net, None, work).made_by["notes"] == []
+    assert GlobalMP(sparsity=0.1, normalize="layer_rms").plan(net, None, work).made_by["notes"] == []
 
 
 def test_a_folded_batch_norm_changes_the_ranking(classifier):

@@ -87,6 +87,17 @@ def test_every_output_keeps_a_weight_where_asked():
         RandomPruning(sparsity=0.96, avoid_dead_rows=True).masks(net, None, Work())
 
 
+def test_the_density_of_the_last_layer_can_be_given_and_what_lies_on_no_path_is_told():
+    net = network()
+    kept = RandomPruning(sparsity=0.8, rule="erk+", last=0.5).masks(net, None, Work()).per_layer()
+    assert kept["6.weight"] == (72, 144)
+    plan = RandomPruning(sparsity=0.97).plan(net, None, Work())
+    effective, note = plan.made_by["effective_density"], plan.made_by["notes"][0]
+    assert 0 < effective < 0.03
+    assert note.startswith(f"Effective density {effective:.3%}")
+    assert RandomPruning(sparsity=0.3).plan(net, None, Work()).made_by["notes"] == []
+
+
 def test_rules_that_score_weights_need_data():
     for rule in ("snip", "grasp"):
         with pytest.raises(UsageError, match="scores weights on data"):

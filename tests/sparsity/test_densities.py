@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -140,12 +141,18 @@ class TestRules:
             densities("erk", {"a": (3, 3), "b": (0, 3)}, 0.5)
         with pytest.raises(UsageError, match="no layers"):
             densities("erk", {}, 0.5)
-        with pytest.raises(UsageError, match=r"with layer2\.0\.weight fixed"):
+        with pytest.raises(UsageError, match=r"layer2\.0\.weight keep 36864 weights"):
             densities("erk", RESNET, 0.05, fixed={"layer2.0.weight": 1.0})  # more than the budget
-        with pytest.raises(UsageError, match="would have to keep"):
+        with pytest.raises(UsageError, match=r"from 5\.50 % to 55\.00 %"):
             densities("uniform", {"a": (10, 10), "b": (10, 10)}, 0.9, fixed={"a": 0.1})  # the other cannot hold it
-        with pytest.raises(UsageError, match="would have to keep"):
+        with pytest.raises(UsageError, match=r"from 100\.00 % to 100\.00 %"):
             densities("erk+", {"only": (10, 10)}, 0.1)
+
+    def test_the_least_share_that_is_named_works(self):
+        with pytest.raises(UsageError, match=r"uniform\+: conv1") as refused:
+            densities("uniform+", RESNET, 0.001)
+        share = float(re.search(r"from ([\d.]+) %", str(refused.value))[1]) / 100
+        assert min(exact_counts(densities("uniform+", RESNET, share), sizes_of(RESNET)).values()) >= 1
 
 
 class TestWaterFill:

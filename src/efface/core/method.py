@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from efface.core.ops import Op
     from efface.core.plan import Plan
 
 
@@ -48,7 +49,7 @@ class Method:
     @property
     def name(self) -> str:
         """Name in the catalogue: the name of the file, with hyphens for underscores."""
-        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+        return _name(type(self))
 
     def params(self) -> dict[str, Any]:
         """Return the hyper-parameters as JSON-ready values."""
@@ -61,8 +62,12 @@ class Method:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                raise UnknownNameError(f"hyper-parameter of {cls.__module__.rpartition('.')[2]}", name, known)
+                raise UnknownNameError(f"hyper-parameter of {_name(cls)}", name, known)
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _name(cls: type[Method]) -> str:
+    return cls.__module__.rpartition(".")[2].replace("_", "-")
 
 
 def check_param(method: str, name: str, value: Any, default: Any, rules: Any) -> None:
@@ -189,6 +194,10 @@ class Editor(Method):
     needs: ClassVar[Literal["nothing", "task", "text"]] = "nothing"
     """``task``: it trains or scores on data, so ``data`` must be a task; ``text``: it runs a language model on text, so
     ``data`` must be a corpus; ``nothing``: weights are enough."""
+    goes: ClassVar[str] = "sparsity"
+    """Hyper-parameter that says which share goes, of what the method takes."""
+    stays: ClassVar[str] = ""
+    """The one that says which share stays, where a method has that instead."""
     small: ClassVar[dict[str, Any]] = {}
     """Hyper-parameters with which it edits a tiny model in a few seconds, for tests."""
 
@@ -198,3 +207,12 @@ class Editor(Method):
         ``data`` is a :class:`~efface.parts.data.tasks.Task`, a :class:`~efface.parts.data.language.Corpus`, or None.
         """
         raise NotImplementedError
+
+    def made(self, model: nn.Module, ops: Iterable[Op], work: Work, **facts: Any) -> Plan:
+        """Return the plan of ``ops`` on ``model``: it says by which method, hyper-parameters and seed it came about.
+
+        ``facts`` are JSON values; those called ``notes`` are lines that users are shown.
+        """
+        from efface.core.plan import Plan
+
+        return Plan.of(model, ops, method=self.name, params=self.params(), seed=work.seed, **facts)

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.core.trained import pick_device
 from efface.errors import UsageError
 from efface.parts.metrics.activity import DeadNeurons, dead_neurons
@@ -42,6 +41,7 @@ from efface.training.edits import edits
 from efface.training.levels import Level, Prune, Round, imp, smallest
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Part, Task
 
 Pick = Literal["still negative", "any negative", "still positive"]
@@ -104,7 +104,7 @@ class ActivateWhilePruning(Editor):
             facts.append(level.facts() | self._facts(course, step, before, level))
             before = level
         ops = edits(model, level.masks, level.final if self.deliver == "trained" else None)
-        return Plan.of(model, ops, method=self.name, params=self.params(), rate=budget.rate, levels=facts)
+        return self.made(model, ops, work, rate=budget.rate, levels=facts)
 
     def _facts(self, course: Course, step: Activate, before: Level | None, level: Level) -> dict[str, Any]:
         """Return the dead neuron rate of the trained level, and of the cut before it what the share ``q`` did."""

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
 from efface.core.ops import Drop, Op
-from efface.core.plan import Plan
 from efface.core.trial import perform
 from efface.errors import UsageError
 from efface.parts.language.blocks import context_of
@@ -42,6 +41,7 @@ from efface.training.recipe import Train
 from efface.training.repair import low_rank_repair
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.language import Corpus
 
 STEEP = 131_072 / 10_000
@@ -98,6 +98,7 @@ class CFSP(Editor):
         left_out="latency as a target",
     )
     needs = "text"
+    stays = "keep"
     small: ClassVar[dict[str, Any]] = {"rows": 2, "length": 8, "multiple": 4, "steps": 2, "rank": 2, "repair_batch": 2}
 
     def plan(self, model: nn.Module, data: Corpus | None, work: Work) -> Plan:
@@ -132,7 +133,7 @@ class CFSP(Editor):
         ]
         kept = sum(counts) / sum(ffn.width for ffn in found)
         notes = [f"Widths: {' '.join(map(str, counts))}, {kept:.1%} of all channels"]
-        return Plan.of(model, ops, method=self.name, params=self.params(), blocks=blocks, notes=notes)
+        return self.made(model, ops, work, blocks=blocks, notes=notes)
 
     def measure(self, model: nn.Module, found: Sequence[Ffn], rows: Sequence[Tensor], work: Work) -> list[Statistics]:
         """Return what a pass over ``rows`` of (b, t) tokens tells of each block with a feed-forward layer."""

@@ -38,7 +38,6 @@ from torch import nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.counting import count_flops
 from efface.parts.data.partition import dirichlet
@@ -54,6 +53,7 @@ from efface.training.edits import edits
 from efface.training.federated import DEVELOPMENT, Local, SparseClient, own_task
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 
@@ -110,12 +110,10 @@ class FedTiny(Editor):
         task = needed(data)
         server, cost = self.federate(model, task, work)
         net = server.network()
-        return Plan.of(
+        return self.made(
             model,
             edits(model, server.masks, net.state_dict()),
-            method=self.name,
-            params=self.params(),
-            seed=work.seed,
+            work,
             selection=server.selection,
             cost=cost,
             notes=server.notes,

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
 from efface.core.ops import Op, Replace, Silence
-from efface.core.plan import Plan
 from efface.errors import UnknownNameError, UsageError
 from efface.parts.language.blocks import Sublayer, blocks_of, context_of, idle, sublayers
 from efface.parts.language.distances import compare
@@ -37,6 +36,7 @@ from efface.parts.language.silence import without
 from efface.parts.nn.modes import mode
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.language import Corpus
 
 Candidate = tuple[Sublayer, ...]
@@ -93,6 +93,7 @@ class FinerCut(Editor):
         "Where more than a third of the layers goes, train what is left.",
     )
     needs = "text"
+    goes = "ratio"
     small: ClassVar[dict[str, Any]] = {"rows": 2, "length": 8, "count": 1}
 
     def plan(self, model: nn.Module, data: Corpus | None, work: Work) -> Plan:
@@ -116,7 +117,7 @@ class FinerCut(Editor):
         if steps:
             notes.append(f"Perplexity of the texts searched on: {before:.4g} before, {steps[-1].perplexity:.4g} after")
         facts: dict[str, Any] = {"ranking": ranking, "perplexity": before, "map": removal_map(model, gone)}
-        return Plan.of(model, removals(model, gone), method=self.name, params=self.params(), notes=notes, **facts)
+        return self.made(model, removals(model, gone), work, notes=notes, **facts)
 
     def search(self, model: nn.Module, rows: Tensor, work: Work) -> tuple[float, list[Step]]:
         """Return the perplexity of the whole ``model`` on ``rows`` (n, t) of tokens, and what goes, step by step."""

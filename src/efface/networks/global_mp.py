@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
 from efface.core.ops import norm
-from efface.core.plan import Plan
 from efface.errors import UsageError
+from efface.parts.counting import effective_density, path_notes
 from efface.parts.nn.modes import mode
 from efface.parts.sparsity.controller import DynamicSparsity
 from efface.parts.sparsity.densities import exact_counts
@@ -43,6 +43,7 @@ from efface.training.recipe import Train
 from efface.training.tuning import Attach, tune
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 State = dict[str, Tensor]
@@ -106,7 +107,9 @@ class GlobalMP(Editor):
             masks = self.masks(model, work.example)
             if data is not None and self.steps:
                 state = self._train(model, data, work, masks.attach)
-        return Plan.of(model, edits(model, masks, state), method=self.name, params=self.params(), notes=notes)
+        effective = effective_density(model, masks)
+        notes += [*empty_notes(masks), *path_notes(masks.density, effective)]
+        return self.made(model, edits(model, masks, state), work, notes=notes, effective_density=effective)
 
     def masks(self, model: nn.Module, example: tuple[Any, ...] = ()) -> MaskSet:
         """Return the masks for the weights that ``model`` has now.
@@ -134,7 +137,7 @@ class GlobalMP(Editor):
         keep = total - math.floor(round(self.sparsity * total, 6))  # else 0.29 of 100 would be 28
         floors = dict.fromkeys(sizes, self.min_keep)
         if self.min_keep < 0:
-            most = feasible_floor(sizes, keep)
+            most = max(1, feasible_floor(sizes, keep))
             floors = {name: min(len(score), most) for name, score in scores.items()}
         floors = {name: min(floor, sizes[name]) for name, floor in floors.items()}
         exact = keep_global(scores, keep, min_keep=floors, key=torch.abs)
@@ -217,6 +220,12 @@ def scale_notes(weights: Mapping[str, Tensor]) -> list[str]:
     high, low = max(rms, key=rms.__getitem__), min(rms, key=rms.__getitem__)
     told = f"weights of {high} are {rms[high] / rms[low]:.0f} times as large as those of {low}"
     return [f"{told}, which will lose most of them: try normalize=layer_rms or lamp"]
+
+
+def empty_notes(masks: MaskSet) -> list[str]:
+    """Say which layers keep nothing, which only ``min_keep=0`` allows."""
+    empty = [name for name, (kept, _) in masks.per_layer().items() if not kept]
+    return [f"{len(empty)} of {len(masks)} layers keep no weight: {', '.join(empty[:3])}"] if empty else []
 
 
 def _folded(model: nn.Module, weights: Mapping[str, Tensor], example: tuple[Any, ...]) -> dict[str, Tensor]:

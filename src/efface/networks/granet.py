@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.counting import count_flops
 from efface.parts.metrics.plasticity import Criterion, Plasticity, Wound
@@ -49,6 +48,7 @@ from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Part, Task
 
 
@@ -115,12 +115,10 @@ class GraNet(Editor):
         flops = count_flops(net, picture)
         spent = training_flops(control.history, flops, self.steps, regime.growth)
         history = [{k: v for k, v in vars(change).items() if k != "layers"} for change in control.history]
-        return Plan.of(
+        return self.made(
             model,
             edits(model, control.masks, net.state_dict()),
-            method=self.name,
-            params=self.params(),
-            seed=work.seed,
+            work,
             regime=dataclasses.asdict(regime),
             history=history,
             training_flops=spent / (3 * flops.total * self.steps),

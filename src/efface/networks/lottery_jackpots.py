@@ -29,7 +29,6 @@ from torch import nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.sparsity.densities import exact_counts
 from efface.parts.sparsity.masks import MaskSet
@@ -43,6 +42,7 @@ from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 
@@ -92,7 +92,7 @@ class LotteryJackpots(Editor):
             )  # fmt: skip
             tune(net.requires_grad_(), task, train, device=work.device, attach=[masks.attach], progress=work.progress)
         ops = edits(model, masks, net.state_dict())
-        return Plan.of(model, ops, method=self.name, params=self.params(), overlap=masks.overlap(first))
+        return self.made(model, ops, work, overlap=masks.overlap(first))
 
     def first(self, model: nn.Module, work: Work) -> MaskSet:
         """Return the mask to start from, which also says how many weights each layer keeps."""

@@ -29,7 +29,6 @@ from torch import nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.errors import UsageError
 from efface.parts.sparsity.budget import Budget
 from efface.parts.sparsity.masks import MaskSet
@@ -39,6 +38,7 @@ from efface.training.edits import edits
 from efface.training.levels import imp
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 
@@ -97,7 +97,7 @@ class LotteryTicket(Editor):
         for level in imp(course, levels, budget, masks=masks, controls=self.controls, folder=self.folder or None):
             facts.append(level.facts())
         ops = edits(model, level.masks, level.final if self.deliver == "trained" else None)
-        return Plan.of(model, ops, method=self.name, params=self.params(), rate=budget.rate, levels=facts)
+        return self.made(model, ops, work, rate=budget.rate, levels=facts)
 
 
 def rates_by_layer(model: nn.Module, rates: Sequence[str]) -> dict[str, float]:

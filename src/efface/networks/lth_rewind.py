@@ -28,7 +28,6 @@ from torch import nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.core.trained import pick_device
 from efface.errors import UsageError
 from efface.parts.metrics.stability import Barrier, Distance, barrier, distance, distance_per_layer
@@ -40,6 +39,7 @@ from efface.training.edits import edits
 from efface.training.levels import imp
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 Kind = Literal["pruning", "data order"]
@@ -103,12 +103,12 @@ class RewoundTicket(Editor):
         facts = [dense.facts()]
         for level in trained:
             facts.append(level.facts())
-        report: dict[str, Any] = {"params": self.params(), "rewind": step, "rate": budget.rate, "levels": facts}
+        report: dict[str, Any] = {"rewind": step, "rate": budget.rate, "levels": facts}
         for kind in get_args(Kind) if self.measure else ():
             found = stability(course, level.start, level.masks, step, kind, trained=level.final, dense=dense.final)
             report[f"stability to {kind}"] = found.as_dict()
         weights = level.final if self.deliver == "trained" else level.start
-        return Plan.of(model, edits(model, level.masks, weights), method=self.name, **report)
+        return self.made(model, edits(model, level.masks, weights), work, **report)
 
 
 def step_of(text: str, steps: int, per_epoch: int) -> int:

@@ -94,6 +94,7 @@ class OTO(Editor):
         left_out="presets of single networks, quantisation",
     )
     needs = "task"
+    goes = "target"
     small: ClassVar[dict[str, Any]] = {"steps": 6, "batch": 8, "multiple_of": 1, "optimizer": "adamw", "lr": 1e-3}
 
     def plan(self, model: nn.Module, data: Task | None, work: Work) -> Plan:
@@ -139,8 +140,8 @@ class OTO(Editor):
             f"{one.forced} of {int(one.zero.sum())} groups of {what} had to be set to zero at the end: raise weight"
             for what, one in sparse.items() if one.forced
         ]  # fmt: skip
-        return Plan.of(
-            model, ops, method=self.name, params=self.params(), notes=notes, difference=away,
+        return self.made(
+            model, ops, work, notes=notes, difference=away,
             groups={what: choice.count for what, choice in found.items()},
             zero={what: int(one.zero.sum()) for what, one in sparse.items()},
             reachable={what: choice.reachable for what, choice in found.items()},

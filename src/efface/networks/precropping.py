@@ -31,7 +31,6 @@ from efface.core.card import Card
 from efface.core.method import Editor, Work, param
 from efface.core.ops import Delta, Op, Replace
 from efface.core.ops.op import swap
-from efface.core.plan import Plan
 from efface.core.removal import plan_removal
 from efface.errors import UsageError
 from efface.parts.counting import count_flops
@@ -46,6 +45,7 @@ from efface.parts.sparsity.topk import keep_global
 from efface.seeds import numpy_generator, seeded
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -86,6 +86,7 @@ class Precropping(Editor):
         "allows. Its weights are new and have to be trained.",
         left_out="the proxy for residual blocks, which is not concave",
     )
+    stays = "parameters"
     small: ClassVar[dict[str, Any]] = {"parameters": 0.5, "multiple_of": 1, "rounds": 5}
 
     def plan(self, model: nn.Module, data: Task | None, work: Work) -> Plan:
@@ -114,7 +115,7 @@ class Precropping(Editor):
                 break
         made, notes = ([], []) if self.inherit else _first_weights(model, drops, fit, work.seed)
         facts = {**fit.as_dict(), "notes": [fit.bottleneck(), *notes]}
-        return Plan.of(model, [*drops, *made], method=self.name, params=self.params(), seed=work.seed, **facts)
+        return self.made(model, [*drops, *made], work, **facts)
 
     def fit(self, graph: ChannelGraph, data: Task | None, work: Work) -> Fit:
         """Return the widths of all groups of ``graph`` that can lose channels, by the rule and within the budgets."""

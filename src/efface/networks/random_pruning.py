@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.errors import UsageError
+from efface.parts.counting import effective_density, path_notes
 from efface.parts.metrics.calibration import robustness
 from efface.parts.sparsity.densities import densities, exact_counts
 from efface.parts.sparsity.masks import MaskSet
@@ -37,6 +37,7 @@ from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 PER_CLASS = 25
@@ -53,6 +54,7 @@ class RandomPruning(Editor):
         "how the density of a layer follows from its shape, or from a score of its weights",
         choices=("uniform", "uniform+", "er", "erk", "erk+", "igq", "balanced", "magnitude", "snip", "grasp"),
     )
+    last: float = param(0.0, "density of the last linear layer, for rules by shape; 0 is theirs", low=0.0, high=1.0)
     avoid_dead_rows: bool = param(False, "leave each output of a layer one weight at least")
     scaled: bool = param(False, "divide the initial weights by the root of their layer's density")
     include: tuple[str, ...] = param(("*",), "globs of the weights that may go")
@@ -80,7 +82,8 @@ class RandomPruning(Editor):
         """Return the mask, and where ``data`` is given the weights trained under it; ``model`` is the untrained one."""
         masks = self.masks(model, data, work)
         start = self._scaled(model, masks) if self.scaled else model
-        facts: dict[str, Any] = {}
+        effective = effective_density(model, masks)
+        facts: dict[str, Any] = {"effective_density": effective, "notes": path_notes(masks.density, effective)}
         state = start.state_dict() if self.scaled else None
         if data is not None and self.steps:
             sparse = self._train(start, data, work, masks)
@@ -88,9 +91,7 @@ class RandomPruning(Editor):
             if self.evaluate:
                 nets = {"sparse": sparse, "dense": self._train(model, data, work, None)}
                 facts["robustness"] = {name: robustness(net, data, seed=work.seed) for name, net in nets.items()}
-        return Plan.of(
-            model, edits(model, masks, state), method=self.name, params=self.params(), seed=work.seed, **facts
-        )
+        return self.made(model, edits(model, masks, state), work, **facts)
 
     def masks(self, model: nn.Module, data: Task | None, work: Work) -> MaskSet:
         """Return the random mask.
@@ -115,7 +116,9 @@ class RandomPruning(Editor):
         density = 1 - self.sparsity
         if self.rule not in ("magnitude", "snip", "grasp"):
             shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-            return exact_counts(densities(self.rule, shapes, density), sizes)
+            linear = [name for name, shape in shapes.items() if len(shape) == 2]
+            fixed = dict.fromkeys(linear[-1:], self.last) if self.last else {}
+            return exact_counts(densities(self.rule, shapes, density, fixed=fixed), sizes)
         scores: Mapping[str, Tensor] = magnitude(weights) if self.rule == "magnitude" else {}
         if not scores:
             if data is None:

@@ -91,6 +91,7 @@ class RandomSearch(Editor):
         left_out="networks that branch",
     )
     needs = "task"
+    goes = "node_sparsity"
     small: ClassVar[dict[str, Any]] = {"node_sparsity": 0.5, "budget": 6, "score_batch": 16, "steps": 3, "batch": 8}
 
     def plan(self, model: nn.Module, data: Task | None, work: Work) -> Plan:
@@ -112,7 +113,7 @@ class RandomSearch(Editor):
             child = Plan.of(model, replacements).apply(copy.deepcopy(model))
             trained = Course(child, task, train, work.device, progress=work.progress).run(child.state_dict()).weights
             replacements = [_with(op, trained) for op in replacements]
-        return Plan.of(model, replacements, method=self.name, params=self.params(), **facts)
+        return self.made(model, replacements, work, **facts)
 
     def search(self, model: nn.Module, task: Task, work: Work) -> Searched:
         """Draw configurations of ``model``, all different, and measure the loss of each at the start."""

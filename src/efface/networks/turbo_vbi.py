@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.core.plan import Plan
 from efface.core.removal import plan_removal
 from efface.errors import InputError, UsageError
 from efface.io.weights import save_weights
@@ -60,6 +59,7 @@ from efface.training.recipe import Train
 from efface.training.tuning import tune
 
 if TYPE_CHECKING:
+    from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
 REPEATS = 3
@@ -164,7 +164,7 @@ class TurboVBI(Editor):
             "notes": notes,
         }
         ops = [*edits(model, masks, net.state_dict()), *drops]
-        return Plan.of(model, ops, method=self.name, params=self.params(), seed=work.seed, **facts)
+        return self.made(model, ops, work, **facts)
 
     def infer(self, model: nn.Module, task: Task, work: Work) -> tuple[Posterior, Turbo]:
         """Return the posterior of the weights of a copy of ``model``, having trained it, and both modules."""

@@ -110,10 +110,10 @@ def effective_density(model: nn.Module, masks: Mapping[str, Tensor]) -> float | 
     could not do. Offered for a :func:`chain` of layers; for other networks the answer is None.
     """
     names = [f"{name}.weight".lstrip(".") for name, layer in chain(model) or () if isinstance(layer, WEIGHTED)]
-    if not masks or not set(masks) <= set(names):
-        return None
     weights = dict(model.named_parameters())
-    kept = [masks.get(name, torch.ones_like(weights[name], dtype=torch.bool)) for name in names]
+    if not masks or not set(masks) <= set(names) or not all(weights[name].numel() for name in names):
+        return None
+    kept = [masks.get(name, torch.ones_like(weights[name], dtype=torch.bool)).cpu() for name in names]
     kept = [mask.reshape(*mask.shape[:2], -1) for mask in kept]  # (out, in, taps)
     links = [mask.any(2) for mask in kept]
     if any(after.shape[1] % before.shape[0] for before, after in pairwise(links)):
@@ -130,6 +130,14 @@ def effective_density(model: nn.Module, masks: Mapping[str, Tensor]) -> float | 
         read = (link & read[:, None]).any(0)
         read = read.view(len(before), -1).any(1) if name != names[0] else read
     return alive / sum(mask.numel() for mask in masks.values())
+
+
+def path_notes(density: float, effective: float | None) -> list[str]:
+    """Say it where the :func:`effective_density` is below that of the masks."""
+    if effective is None or effective >= density:
+        return []
+    lost = f"{1 - effective / density:.1%} of the weights kept lie on no path of kept weights from input to output"
+    return [f"Effective density {effective:.3%}: {lost}"]
 
 
 class _Booking(TorchDispatchMode):

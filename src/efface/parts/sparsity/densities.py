@@ -47,8 +47,12 @@ def densities(
     if not free and abs(left) < 0.5:
         return {name: held[name] for name in shapes}
     if not 0 < left <= sum(free.values()) * (1 + 1e-12):
-        what = f"with {', '.join(held)} fixed, the other layers would have to keep {left:.0f} of {sum(free.values())}"
-        raise UsageError(f"{what} weights", fix="Choose another density, or another rule")
+        total, fixed = sum(sizes.values()), sum(d * sizes[name] for name, d in held.items())
+        least = math.ceil(1e4 * (fixed + len(free)) / total) / 100
+        most = math.floor(1e4 * (fixed + sum(free.values())) / total) / 100
+        what = f"{', '.join(held)} keep {fixed:.0f} weights, so {density * total:.0f} of all {total} cannot stay"
+        fix = f"Keep from {least:.2f} % to {most:.2f} % of the weights, or choose another rule"
+        raise UsageError(what, where=rule, fix=fix)
     share = min(1.0, left / sum(free.values()))
     found = RULES[rule]({name: shapes[name] for name in free}, free, share)
     return {name: held[name] if name in held else found[name] for name in shapes}
