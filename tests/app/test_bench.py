@@ -106,8 +106,11 @@ def test_no_speed_up_is_said_honestly(monkeypatch, ops, after, says):
 
     monkeypatch.setattr(benches, "interleave", timed)
     net = build()
-    notes = bench(net, masked(net, ops=ops), shape=(1, 1, 4, 4)).notes
+    plan = masked(net, ops=ops)
+    notes = bench(net, plan, shape=(1, 1, 4, 4)).notes
     assert (says is None and notes == ()) or says in notes[0]
+    tried = replace(plan, made_by=plan.made_by | {"block": 256})
+    assert not any("--export" in note for note in bench(net, tried, shape=(1, 1, 4, 4)).notes)
 
 
 def test_what_only_masks_gets_its_columns_back_whole(quick):

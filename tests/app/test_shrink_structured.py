@@ -93,7 +93,7 @@ def test_what_was_shrunk_is_inspected_measured_and_shrunk_again(here, run, tmp_p
 
 def test_a_dry_run_shows_the_channels_and_writes_nothing(here, run, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    code, out, _ = run(here, *CROP, "--input", "1x3x6x6", "--dry-run", "--json", "--onnx", "net.onnx")
+    code, out, _ = run(here, *CROP, "--input", "1x3x6x6", "--dry-run", "--json")
     told = json.loads(out)
     assert (code, told["out"], told["onnx"]) == (0, None, None)
     assert {row["group"] for row in told["channels"]} == {"0", "3"}

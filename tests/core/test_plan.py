@@ -21,7 +21,7 @@ from efface.core.fingerprint import Fingerprint
 from efface.core.ops import Bypass, Delta, Mask, Replace
 from efface.core.plan import Plan
 from efface.core.trial import apart
-from efface.errors import EffaceError, OutputError, PlanError, WeightsError
+from efface.errors import EffaceError, OutputError, PlanError, UsageError, WeightsError
 from efface.io.weights import save_weights
 
 BUILD = (
@@ -230,6 +230,16 @@ def test_weights_with_nan_are_refused():
     assert refused("NaN", Plan.of, net, [mask()]).where == "4.weight"
 
 
+@pytest.mark.parametrize(("bad", "wrong"), [("nan", True), ("inf", False)])
+def test_buffers_with_nan_are_refused_and_infinite_ones_are_masks(bad, wrong):
+    net = build()
+    net[1].running_mean[2] = float(bad)
+    if wrong:
+        assert refused("NaN", Plan.of, net, [mask()]).where == "1.running_mean"
+    else:
+        assert Plan.of(net, [mask()]).ops
+
+
 def test_two_names_of_a_tied_weight_are_not_both_edited():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     net[1].weight = net[0].weight
@@ -297,7 +307,7 @@ def test_a_plan_made_after_another_is_added():
     assert Fingerprint.of(again) == both.after
     assert Fingerprint.of(both.undo(again)) == Fingerprint.of(build())
     assert both.made_by["method"] == "first + second"
-    refused("neither on the model that second makes nor on the same", lambda: second + first)
+    refused("neither on the model that the first, second, makes", lambda: second + first)
 
 
 def test_plans_for_different_places_of_one_model_are_added():
@@ -315,7 +325,8 @@ def test_plans_that_contradict_each_other_are_not_added(second):
 
 
 def test_plans_for_different_models_are_not_added():
-    refused("neither on the model", lambda: Plan.of(build(), [mask()]) + Plan.of(build(1), [mask()]))
+    first, second = (Plan.of(build(seed), [mask()], method="halves") for seed in (0, 1))
+    refused("the second plan, halves, was made neither on the model that the first, halves,", lambda: first + second)
 
 
 # Showing and costing
@@ -334,6 +345,10 @@ def test_a_diff_shows_each_edit_on_the_model_as_it_then_is(tmp_path):
     assert (third.removed, third.share) == (42, 1.0)
     assert diff.removed == sum(row.removed for row in diff.rows)
     assert {"halves:", "4.weight", "bypass", "216"} <= set(printed(diff.table()).split())
+    assert str(diff) == printed(diff.table())
+    plan = Plan.of(net, twice, method="halves")
+    assert (repr(plan), repr(plan.ops[2])) == ("Plan(halves, 3 edits)", "Bypass(5)")
+    assert repr(before).startswith("Fingerprint(11 tensors, ")
     diff.plot(tmp_path / "diff.png")
     assert (tmp_path / "diff.png").stat().st_size > 1000
     with pytest.raises(OutputError):
@@ -449,13 +464,13 @@ def truncate(name):
     [
         (lambda f: (f / "plan.json").unlink(), "has no plan.json, so it is incomplete"),
         (lambda f: (f / "plan.safetensors").unlink(), "the weights are missing"),
-        (truncate("plan.json"), "is not a weights plan"),
+        (truncate("plan.json"), "is not a plan"),
         (truncate("plan.safetensors"), "not the one its card describes"),
         (rewrite(format=2), "the plan has form 2, and this version reads up to 1"),
         (rewrite(format=2, ops=[{"op": "drop"}]), "Install a newer version"),
         (rewrite(ops=[]), "the plan is damaged"),
         (rewrite(made_by=None), "the plan is damaged"),
-        (lambda f: (f / "plan.json").write_text("[]"), "is not a weights plan"),
+        (lambda f: (f / "plan.json").write_text("[]"), "is not a plan"),
     ],
 )
 def test_a_plan_that_is_not_whole_is_refused(folder, damage, match):
@@ -468,9 +483,18 @@ def test_a_plan_that_is_not_whole_is_refused(folder, damage, match):
 
 def test_what_is_no_plan_is_refused(tmp_path):
     save_weights(tmp_path, {"a": torch.ones(1)}, {"method": "some"})
-    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "card.json"):
+    for path in (tmp_path, tmp_path / "card.json"):
         with pytest.raises(WeightsError):
             Plan.load(path)
+    with pytest.raises(UsageError, match="no such folder"):
+        Plan.load(tmp_path / "nowhere")
+
+
+def test_a_plan_is_found_by_its_file_and_in_the_folder_of_its_model(tmp_path):
+    plan = Plan.of(build(), [mask()])
+    plan.save(tmp_path / "plan")
+    for place in (tmp_path, tmp_path / "plan", tmp_path / "plan/plan.json"):
+        assert Plan.load(place).after == plan.after
 
 
 def test_facts_that_are_no_json_are_refused_before_anything_is_written(tmp_path):

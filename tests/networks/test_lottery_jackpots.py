@@ -54,5 +54,7 @@ def test_weights_are_trained_only_where_that_is_asked_for():
 def test_a_last_layer_larger_than_what_may_stay_is_said():
     with pytest.raises(UsageError, match="spare_last"):
         LotteryJackpots(sparsity=0.99, **QUICK).plan(net(), task(), Work())
+    with pytest.raises(UsageError, match=r"too few for \d layers\. Lower the sparsity$"):
+        LotteryJackpots(sparsity=0.9999, spare_last=False, **QUICK).plan(net(), task(), Work())
     with pytest.raises(UsageError, match="trained"):
         LotteryJackpots(**QUICK).plan(net(), None, Work())

@@ -272,8 +272,10 @@ def test_impossible_regimes_are_refused(wrong):
 
 
 def test_floors_that_no_density_allows_are_refused_before_training():
-    with pytest.raises(UsageError, match="at most 4"):
+    with pytest.raises(UsageError, match="would do, or leave each 4$"):
         DynamicSparsity(network(), regime("gmp", density=0.02, min_keep=10))
+    with pytest.raises(UsageError, match=r"Lower the sparsity: \d+ weights would do$"):
+        DynamicSparsity(network(), regime("gmp", density=0.001))
     with pytest.raises(UsageError):
         DynamicSparsity(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 400)), regime("gmp", scope="uniform", density=0.1))
     with pytest.raises(UnknownNameError, match="granet"):

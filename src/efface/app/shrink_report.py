@@ -66,7 +66,7 @@ def title(report: Report) -> str:
 def lines(report: Report) -> list[str]:
     """Return what there is to say besides: share of all parameters, accuracy, notes of the method."""
     gone = 1 - report.cost.kept / report.cost.parameters
-    told = [f"{gone:.2%} of all parameters went, those counted that no method prunes"]
+    told = [f"Of all parameters, biases and norms included, {gone:.2%} went"]
     if report.score_before is not None and report.score_after is not None:
         before, after = 100 * report.score_before.accuracy, 100 * report.score_after.accuracy
         told.append(f"Accuracy on {report.data}: {before:.2f} % before, {after:.2f} % after")

@@ -39,6 +39,14 @@ class Diff:
         """Share of the weights of all targets that would go."""
         return self.removed / self.weights if self.weights else 0.0
 
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=120, color_system=None)
+        with console.capture() as captured:
+            console.print(self.table())
+        return captured.get()
+
     def table(self) -> Table:
         """Return the rows as a table for the terminal."""
         from rich import box

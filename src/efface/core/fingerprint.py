@@ -64,6 +64,9 @@ class Fingerprint:
     whole: bool = True
     """Whether all tensors of the model are here; otherwise it says nothing of the others."""
 
+    def __repr__(self) -> str:
+        return f"Fingerprint({len(self.tensors)} tensors, {self.sha256[:12]})"
+
     @classmethod
     def of(cls, model: nn.Module, within: Iterable[str] | None = None) -> Fingerprint:
         """Take the fingerprint of ``model``; large weights take about a second a gigabyte.

@@ -86,6 +86,9 @@ def open_model(spec: nn.Module | str | Path, weights: str | Path | None = None, 
         _no_weights(spec, weights)
         card = {"class": f"{type(spec).__module__}.{type(spec).__qualname__}"}
         return Opened(spec, type(spec).__name__.lower(), "module", _weights_writer(spec, card))
+    if not isinstance(spec, str | Path):
+        what = f"the model is given as {type(spec).__name__}"
+        raise UsageError(what, where="model", fix=f"{FORMS}; in Python, also an nn.Module")
     path = Path(spec)
     if path.is_dir() or path.is_file():
         _no_weights(spec, weights)

@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from efface.core.fingerprint import UNKNOWN, Fingerprint, Imprint
+from efface.core.fingerprint import UNKNOWN, Fingerprint, Imprint, saved_tensors
 from efface.core.ops import Op, TensorOp, Undo, tensor_at
 from efface.core.trial import apart, perform, take_back, told, trial
 from efface.errors import PlanError
 from efface.io.weights import finite
+from efface.parts.counting import positional
 
 if TYPE_CHECKING:
     from efface.core.cost import Cost
@@ -45,12 +46,14 @@ class Plan:
         Raises
         ------
         PlanError
-            If an edit does not fit the model, or the model holds NaN or infinity among its parameters.
+            If an edit does not fit the model, or the model holds NaN, or infinity among its parameters.
         """
         ops = tuple(ops)
         base = Fingerprint.of(model, None if whole else [name for op in ops for name in op.touches])
-        for name, weight in model.named_parameters():
-            if name in base.tensors and not finite(weight):
+        for name, tensor in saved_tensors(model):
+            if name not in base.tensors or finite(tensor):
+                continue
+            if isinstance(tensor, nn.Parameter) or tensor.float().isnan().any():  # buffers of masks may be infinite
                 raise PlanError("the weights hold NaN or infinity", where=name, fix="Take an earlier checkpoint")
         _refuse_aliases(ops, base)
         if (alone := apart(ops, model)) is None:
@@ -60,6 +63,9 @@ class Plan:
             changed = {name: _imprint_after(op, tensor_at(model, name)) for name, op in alone.items()}
             after = base.with_tensors(changed)
         return cls(ops, base, after, {"method": method, **facts})
+
+    def __repr__(self) -> str:
+        return f"Plan({self.name}, {len(self.ops)} edits)"
 
     def __add__(self, other: Plan) -> Plan:
         """Return the plan that does this and then ``other``.
@@ -79,7 +85,8 @@ class Plan:
             after = self.after.patched(other.base, other.after)
         else:
             differences = "; ".join(self.after.differences(other.base))
-            what = f"{other.name} was made neither on the model that {self.name} makes nor on the same ({differences})"
+            made = f"the second plan, {other.name}, was made neither on the model that the first, {self.name}, makes"
+            what = f"{made} nor on the one that the first was made on ({differences})"
             raise PlanError(what, fix="Make it on the model that the first plan was applied to")
         made_by = {"method": f"{self.name} + {other.name}", "parts": [self.made_by, other.made_by]}
         return Plan((*self.ops, *other.ops), base, after, made_by)
@@ -194,11 +201,14 @@ class Plan:
                     rows.append(op.row(model))
         return Diff(self.name, tuple(rows))
 
-    def cost(self, model: nn.Module, example: Sequence[Any] = ()) -> Cost:
-        """Return parameters, bytes and, for the positional inputs ``example``, FLOPs before and after."""
+    def cost(self, model: nn.Module, example: Tensor | Sequence[Any] = ()) -> Cost:
+        """Return parameters, bytes and, for the positional inputs ``example`` or the only one, FLOPs before and after.
+
+        Raises :class:`UsageError` if ``example`` is neither a tensor nor a tuple or list.
+        """
         from efface.core.cost import cost
 
-        return cost(self, model, tuple(example))
+        return cost(self, model, positional(example))
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write ``plan.json`` and ``plan.safetensors`` into ``folder``; masks take 1 bit a weight.
@@ -211,9 +221,10 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path | str) -> Plan:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote: ``folder``, its ``plan.json``, or what ``efface shrink`` wrote with it inside.
 
-        Raises :class:`PlanError` or :class:`WeightsError` for what is missing, damaged, no plan, or of a newer version.
+        Raises :class:`UsageError` if there is no such folder, and :class:`PlanError` or :class:`WeightsError` for what
+        is incomplete, damaged, no plan, or of a newer version.
         """
         from efface.core.planfile import load
 

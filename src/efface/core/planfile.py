@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface.core.fingerprint import Fingerprint
 from efface.core.ops import OPS, Op
-from efface.errors import PlanError
+from efface.errors import PlanError, UsageError
 from efface.io.weights import load_card, load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -44,10 +44,16 @@ def save(plan: Plan, folder: Path | str, *, overwrite: bool = False) -> None:
 
 
 def load(folder: Path | str) -> Plan:
-    """Read the plan in ``folder``."""
+    """Read the plan in ``folder``, or in the folder ``plan`` within it, which ``efface shrink`` writes."""
     from efface.core.plan import Plan
 
     folder = Path(folder)
+    if not folder.exists():
+        raise UsageError("there is no such folder", where=folder, fix="Give the folder of a plan")
+    if folder.name == FILES[1]:
+        folder = folder.parent
+    elif (folder / PLAN / FILES[1]).is_file():
+        folder = folder / PLAN
     where, content = folder / FILES[1], load_card(folder, FILES[1])
     form = content.get("format")
     if isinstance(form, int) and form > FORMAT:

@@ -95,11 +95,12 @@ def load_weights(
 
 def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
     """Return the card of a weights folder without reading its weights; raise :class:`WeightsError` if there is none."""
-    folder = Path(folder)
+    folder, kind = Path(folder), "weights card" if name == CARD else Path(name).stem
     if folder.is_file():
         refuse_pickle(folder)
     if not folder.is_dir():
-        raise WeightsError("is not a weights folder", where=folder, fix=f"Name a folder with {name}")
+        what = f"is not a {kind.partition(' ')[0]} folder"
+        raise WeightsError(what, where=folder, fix=f"Name a folder with {name}")
     path = folder / name
     if not path.is_file():
         for other in sorted(folder.iterdir()):
@@ -111,7 +112,7 @@ def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
         if not all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in card["files"].values()):
             raise TypeError("its list of files has another form")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        what = f"is not a weights {path.stem} ({error})"
+        what = f"is not a {kind} ({error})"
         raise WeightsError(what, where=path, fix="Save the folder again") from error
     return card
 

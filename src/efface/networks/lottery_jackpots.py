@@ -110,8 +110,11 @@ class LotteryJackpots(Editor):
         searched = {name: weight for name, weight in weights.items() if name not in spared}
         left = keep - sum(spared.values())
         if left < max(1, len(searched)):
-            what = f"{keep} weights are to stay, which is too few beside the {sum(spared.values())} of the last layer"
-            raise UsageError(what, where=self.name, fix="Lower the sparsity, or set spare_last=false")
+            what, fix = f"{keep} weights are to stay, too few for {len(weights)} layers", "Lower the sparsity"
+            if spared:
+                what += f", the last of which keeps its {weights[last].numel()}"
+                fix += ", or set spare_last=false"
+            raise UsageError(what, where=self.name, fix=fix)
         if self.budgets == "global":
             ranked = keep_global(searched, left, min_keep=1, key=torch.abs)
             return {name: kept for name, (kept, _) in ranked.per_layer().items()} | spared

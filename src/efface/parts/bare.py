@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a module whose ``state_dict`` is ``tensors``: they themselves, not copies of them.
 
-    What is floating is a parameter, what is not a buffer.
+    What is floating is a parameter, but for running statistics of norms; these, and what is not, are buffers.
     """
     root = nn.Module()
     for name, tensor in tensors.items():
@@ -23,7 +23,7 @@ def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
         # Into the dictionaries, for a layer may bear the name of a method of nn.Module, such as `type`.
         for part in path:
             layer = layer._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not last.startswith("running_"):
             layer._parameters[last] = nn.Parameter(tensor, requires_grad=False)
         else:
             layer._buffers[last] = tensor

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from efface.errors import UsageError
 from efface.parts.nn.chain import WEIGHTED, chain
 from efface.parts.nn.modes import mode
 
@@ -65,6 +66,19 @@ class Flops:
         return self.other + round(sum(count * densities.get(name, 1.0) for name, count in self.by_weight.items()))
 
 
+def positional(example: object) -> tuple[Any, ...]:
+    """Return the positional inputs ``example`` as a tuple; a tensor is the only one.
+
+    Raises :class:`UsageError` if it is neither a tensor nor a tuple or list.
+    """
+    if isinstance(example, Tensor):
+        return (example,)
+    if not isinstance(example, tuple | list):
+        what = f"inputs are given as {type(example).__name__}"
+        raise UsageError(what, where="example", fix="Give a tensor, or a tuple of the positional inputs")
+    return tuple(example)
+
+
 def count_parameters(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Parameters:
     """Count the parameters of ``model`` with ``masks`` (name of a parameter -> bool, True = kept)."""
     masks = masks or {}
@@ -107,11 +121,11 @@ def effective_density(model: nn.Module, masks: Mapping[str, Tensor]) -> float | 
     """Return the share of weights on a path of kept weights from input to output (arXiv:2107.02306), over all masks.
 
     A weight that is kept but whose input no kept weight feeds, or whose output none reads, does nothing that a bias
-    could not do. Offered for a :func:`chain` of layers; for other networks the answer is None.
+    could not do. Offered for a :func:`chain` of layers that share none; otherwise the answer is None.
     """
     names = [f"{name}.weight".lstrip(".") for name, layer in chain(model) or () if isinstance(layer, WEIGHTED)]
     weights = dict(model.named_parameters())
-    if not masks or not set(masks) <= set(names) or not all(weights[name].numel() for name in names):
+    if not masks or not set(masks) <= set(names) <= set(weights) or not all(weights[name].numel() for name in names):
         return None
     kept = [masks.get(name, torch.ones_like(weights[name], dtype=torch.bool)).cpu() for name in names]
     kept = [mask.reshape(*mask.shape[:2], -1) for mask in kept]  # (out, in, taps)

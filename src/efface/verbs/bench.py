@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from efface.core.cost import Cost
 from efface.core.plan import Plan
@@ -24,9 +24,8 @@ from efface.verbs.subject import Progress, Subject, quiet, subject
 
 GAIN = 1.05
 """Speed-up from which a model counts as faster; less may be noise."""
-NO_GAIN = (
-    "There is no speed-up: zeros in a dense tensor do not make it faster. For a CPU, export with --export column-blocks"
-)
+NO_GAIN = "There is no speed-up: zeros in a dense tensor do not make it faster"
+ADVICE = "For a CPU, export with --export column-blocks"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def bench(
     *,
     weights: str | Path | None = None,
     data: Task | str | Path | None = None,
-    example: tuple[Any, ...] = (),
+    example: Tensor | tuple[Any, ...] = (),
     shape: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -172,5 +171,6 @@ def _layer(name: str, old: nn.Module, new: nn.Module, before: Timing, after: Tim
 def _notes(plan: Plan, before: Timing, after: Timing) -> tuple[str, ...]:
     if before.seconds >= GAIN * after.seconds:
         return ()
-    zeros_alone = all(op.kind in ("mask", "delta") for op in plan.ops)
-    return (NO_GAIN if zeros_alone else "There is no speed-up",)
+    if any(op.kind not in ("mask", "delta") for op in plan.ops):
+        return ("There is no speed-up",)
+    return (NO_GAIN if "block" in plan.made_by else f"{NO_GAIN}. {ADVICE}",)  # which was tried already, or was not

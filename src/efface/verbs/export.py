@@ -11,7 +11,6 @@ from efface.errors import UnknownNameError, UsageError
 from efface.io.atomic import write_json
 from efface.io.folders import atomic_folder
 from efface.io.weights import CARD
-from efface.verbs.subject import load_plan
 
 if TYPE_CHECKING:
     from efface.core.plan import Plan
@@ -50,13 +49,14 @@ def export(
     from efface.core.eraser import edited
     from efface.core.hub import open_pipeline, save_pipeline
     from efface.core.loraexport import save_lora
+    from efface.core.plan import Plan
     from efface.core.textmap import TextMap
 
     if form not in get_args(Form):
         raise UnknownNameError("form", form, get_args(Form))
     if not edits:
         raise UsageError("no edit is given", where="export", fix="Name what `efface forget` wrote")
-    plans = [(load_plan(edit) if isinstance(edit, str | Path) else edit).scaled(strength) for edit in edits]
+    plans = [(Plan.load(edit) if isinstance(edit, str | Path) else edit).scaled(strength) for edit in edits]
     pipe = open_pipeline(pipe) if isinstance(pipe, str | Path) else pipe
     with atomic_folder(folder, overwrite=overwrite, ours=CARD) as new:
         if form == "map":

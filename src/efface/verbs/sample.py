@@ -70,17 +70,17 @@ def sample(
     from efface.core.eraser import acts, check_edits, editable, steered
     from efface.core.gating import acting
     from efface.core.hub import open_pipeline
+    from efface.core.plan import Plan
     from efface.core.trained import pick_device
     from efface.parts.diffusion.pipelines import sample, usual_guidance
     from efface.parts.diffusion.samplers import SAMPLERS
-    from efface.verbs.subject import load_plan
 
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if steps < 1 or not prompts or not seeds:
         raise UsageError("nothing would be drawn", where="sample", fix="Give a prompt, a seed, and 1 step or more")
     if sampler not in SAMPLERS:
         raise UnknownNameError("sampler", sampler, SAMPLERS)
-    plans = [load_plan(edit) if isinstance(edit, str | Path) else edit for edit in edits]
+    plans = [Plan.load(edit) if isinstance(edit, str | Path) else edit for edit in edits]
     if isinstance(pipe, str | Path):
         pipe = open_pipeline(pipe, pick_device(device))
     pull = usual_guidance(pipe) if guidance is None else guidance

@@ -68,17 +68,17 @@ def score_erasure(
     from efface.core.erasure import score_erasure
     from efface.core.erasure_world import score_on_world
     from efface.core.hub import open_pipeline
+    from efface.core.plan import Plan
     from efface.core.trained import pick_device
     from efface.parts.concepts.attacks import ATTACKS
     from efface.parts.concepts.clip_judge import clip_judge
     from efface.parts.diffusion.pipelines import usual_guidance
     from efface.parts.worlds.erasing import kept
-    from efface.verbs.subject import load_plan
 
     for kind, names, known in (("attack", attacks, ATTACKS), ("baseline", baselines, BASELINES)):
         if unknown := [name for name in names if name not in known]:
             raise UnknownNameError(kind, unknown[0], known)
-    plans = {_name(edit, i): load_plan(edit) if isinstance(edit, str | Path) else edit for i, edit in enumerate(edits)}
+    plans = {_name(edit, i): Plan.load(edit) if isinstance(edit, str | Path) else edit for i, edit in enumerate(edits)}
     erased = [one for plan in plans.values() for one in plan.made_by.get("erases", ())]
     target = target or (erased[0]["remove"] if erased else None)
     if not target:

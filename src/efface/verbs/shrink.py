@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.core.catalogue import entries, entry
+from efface.core.catalogue import entries
 from efface.core.models import Opened, open_model
 from efface.core.planfile import PLAN
 from efface.core.run import versions
@@ -29,7 +29,7 @@ from efface.verbs.shrunk import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from efface.core.method import Editor
     from efface.core.plan import Plan
@@ -122,7 +122,7 @@ def shrink(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     weights: str | Path | None = None,
-    example: tuple[Any, ...] = (),
+    example: Tensor | tuple[Any, ...] = (),
     shape: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -137,8 +137,8 @@ def shrink(
         folder of transformers or diffusers, a weights folder, or a bare safetensors file: files stay as they are, and
         the result is written by :meth:`Shrunk.save`.
     sparsity, include, exclude
-        Share of the weights that goes, and globs of the weights that may; they are hyper-parameters of the method, as
-        those in ``params`` are.
+        Share that goes of what the method takes (weights; or nodes, channels, layers), and globs of the weights that
+        may; they are hyper-parameters of the method, as those in ``params`` are.
     data
         A task, ``"shapes"``, ``"digits"`` or a folder of labelled pictures: for methods that train or score, and to
         measure the accuracy before and after. For methods that need text: a corpus, a text file or a folder of them.
@@ -157,21 +157,20 @@ def shrink(
         If model or data cannot be read, or the weights hold NaN. The model is untouched after any error.
     """
     start = time.perf_counter()
-    editor = _editor(
-        method, {"sparsity": sparsity, "include": _globs(include), "exclude": _globs(exclude)}, dict(params or {})
-    )
+    editor = _editor(method, sparsity, {"include": _globs(include), "exclude": _globs(exclude)}, dict(params or {}))
     if editor.needs != "nothing" and data is None:
         raise UsageError(f"{editor.name} needs data", where="data", fix=DATA[editor.needs])
 
     from efface.core.method import Work
     from efface.core.trained import pick_device
     from efface.core.trial import trial
+    from efface.parts.counting import positional
     from efface.parts.data.tasks import Task
-    from efface.parts.sparsity.prunable import prunable
+    from efface.parts.sparsity.prunable import asides, prunable
 
     device, opened = pick_device(device), open_model(model, weights, seed=seed)
     net, task = opened.model, _data_for(opened, editor.needs, data)
-    pictures = task if isinstance(task, Task) else None
+    pictures, example = task if isinstance(task, Task) else None, positional(example)
     if example or shape is not None:
         require_network(opened)
         example = example or drawn(opened, pictures, shape, seed)
@@ -200,7 +199,7 @@ def shrink(
         data=None if task is None else task.name,
         score_before=score_before,
         score_after=score_after,
-        notes=(*plan.made_by.get("notes", ()), *_uneven(opened, plan)),
+        notes=(*asides(net), *plan.made_by.get("notes", ()), *_uneven(opened, plan)),
         seconds=round(time.perf_counter() - start, 2),
         versions=versions(),
     )
@@ -210,16 +209,21 @@ def shrink(
     return shrunk
 
 
-def _editor(name: str, given: Mapping[str, Any], params: dict[str, Any]) -> Editor:
-    """Build the method ``name`` with what of ``given`` is not None, and ``params``."""
-    editors = {e.name for e in entries().values() if e.kind == "Editor" and e.subject == "networks"}
-    found = entry(name)
-    if found.name not in editors:
+def _editor(name: str, sparsity: float | None, given: Mapping[str, Any], params: dict[str, Any]) -> Editor:
+    """Build the method ``name`` with ``sparsity`` and what of ``given`` is not None, and ``params``."""
+    editors = {e.name: e for e in entries().values() if e.kind == "Editor" and e.subject == "networks"}
+    found = editors.get(name.replace("_", "-"))
+    if found is None:
         raise UnknownNameError("method that takes weights out of networks", name, editors)
+    method: type[Editor] = found.load()
     given = {key: value for key, value in given.items() if value is not None}
+    if strangers := sorted(given.keys() - {param.name for param in found.params}):
+        raise UsageError(f"{found.name} has no such option", where=strangers[0], fix=f"See: efface show {found.name}")
+    if sparsity is not None:  # what methods of channels, nodes or layers have in its place bears other names
+        given |= {method.stays: round(1 - sparsity, 12)} if method.stays else {method.goes: sparsity}
     if twice := sorted(given.keys() & params.keys()):
         raise UsageError("is given twice", where=twice[0], fix="Give it once")
-    return found.load().from_params({**given, **params})  # type: ignore[attr-defined]
+    return method.from_params({**given, **params})  # type: ignore[return-value]
 
 
 def _globs(globs: Iterable[str] | None) -> list[str] | None:
@@ -236,6 +240,9 @@ def _data_for(opened: Opened, needs: str, data: Task | Corpus | str | Path | Non
     from efface.parts.data.tasks import Task, task
     from efface.verbs.inputs import text
 
+    if not isinstance(data, Task | Corpus | str | Path):
+        what = f"data are given as {type(data).__name__}"
+        raise UsageError(what, where="data", fix=DATA["text" if needs == "text" else "task"])
     found = data if isinstance(data, Task | Corpus) else text(opened, data) if needs == "text" else task(data)
     found.check(opened.model)
     return found

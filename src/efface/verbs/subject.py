@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from efface.core.models import Opened, open_model
 from efface.core.plan import Plan
-from efface.core.planfile import FILES, PLAN
 from efface.core.trained import pick_device
 from efface.errors import UsageError
+from efface.parts.counting import positional
 from efface.parts.data.tasks import Score, Task
 from efface.parts.data.tasks import task as find_task
 from efface.verbs.inputs import check_inputs, drawn, require_network
@@ -55,7 +55,7 @@ def subject(
     *,
     weights: str | Path | None = None,
     data: Task | str | Path | None = None,
-    example: tuple[Any, ...] = (),
+    example: Tensor | tuple[Any, ...] = (),
     shape: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -76,10 +76,10 @@ def subject(
     require_network(opened)
     task = find_task(data) if isinstance(data, str | Path) else data
     net = (copy.deepcopy(opened.model) if opened.form == "module" else opened.model).to(device)
-    plan = load_plan(plan) if isinstance(plan, str | Path) else plan
+    plan = Plan.load(plan) if isinstance(plan, str | Path) else plan
     if plan is not None:
         plan.check(net)
-    inputs = example or drawn(opened, task, shape, seed)
+    inputs = positional(example) or drawn(opened, task, shape, seed)
     if not inputs:
         fix = "Give the shape of one, --input 1x3x224x224, or data"
         raise UsageError("what the model takes is not known", where=opened.name, fix=fix)
@@ -88,9 +88,3 @@ def subject(
     if task is not None:
         task.check(net)
     return Subject(opened, net, plan, task, inputs, device)
-
-
-def load_plan(folder: str | Path) -> Plan:
-    """Load the plan in ``folder``, or in the folder that ``efface shrink`` wrote."""
-    folder = Path(folder)
-    return Plan.load(folder / PLAN if (folder / PLAN / FILES[1]).is_file() else folder)

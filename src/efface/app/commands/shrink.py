@@ -35,7 +35,8 @@ def shrink_(
     /,
     *,
     sparsity: Annotated[
-        float | None, Parameter(group=WHAT, help="Share of the weights that goes: 0.9 leaves a tenth.")
+        float | None,
+        Parameter(group=WHAT, help="Share that goes of the weights, or of what the method takes: 0.9 leaves a tenth."),
     ] = None,
     include: Annotated[
         list[str] | None,
@@ -77,15 +78,18 @@ def shrink_(
     """Take weights or channels out of a model, and print what went and where the result is."""
     from efface.app import shrink_report
     from efface.app.show import print_json, print_rich
+    from efface.errors import UsageError
     from efface.extras import need
     from efface.io.folders import check_folder
     from efface.verbs.shrink import REPORT, shrink
 
-    if report and not dry_run:
+    if dry_run and (report or out is not None or onnx is not None):
+        raise UsageError("writes nothing", where="--dry-run", fix="Leave it, or --out, --report and --onnx")
+    if report:
         need("matplotlib", extra="plots", job="--report")
-    if out is not None and not dry_run:
+    if out is not None:
         check_folder(out, overwrite=overwrite, ours=REPORT)  # before the work, not after it
-    if onnx is not None and not dry_run:
+    if onnx is not None:
         from efface.io.atomic import check_target
         from efface.parts.onnx import need_onnx
 
@@ -113,7 +117,8 @@ def shrink_(
         parity = shrunk.save_onnx(onnx, overwrite=overwrite)
     if json:
         paths = {"out": folder, "report_page": page, "onnx": parity and parity.path}
-        print_json({**{k: v and str(v) for k, v in paths.items()}, **shrunk.report.as_dict()})
+        figures = {k: v for k, v in shrunk.report.as_dict().items() if k not in ("edges", "before", "after")}
+        print_json({**{k: v and str(v) for k, v in paths.items()}, **figures})  # histograms are in report.json
         return
     print_rich(*shrink_report.tables(shrunk.report))
     for line in shrink_report.lines(shrunk.report):

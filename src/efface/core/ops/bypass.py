@@ -13,7 +13,7 @@ from efface.errors import PlanError
 from efface.parts.nn.passing import PassThrough, arguments_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bypass(Op):
     """Take a module out and hand its first argument through, wherever the module is in the model.
 

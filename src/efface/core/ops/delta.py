@@ -19,7 +19,7 @@ FORMS = {"add": ("dense",), "low-rank": ("up", "down"), "set": ("values",), "set
 """Forms of a delta, and the tensors that each has; but for low rank, the first has the shape of the target."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Delta(TensorOp):
     """Change the values of a parameter or buffer; made by :meth:`add`, :meth:`low_rank` or :meth:`set`.
 

@@ -20,7 +20,7 @@ from efface.parts.graph.remove import Cut, Removal, Resize, remove, size_of, sta
 _CARRIED: ContextVar[tuple[torch.optim.Optimizer, ...]] = ContextVar("optimizers", default=())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Drop(Op):
     """Take indices out of dimensions of several tensors, and set the attributes of modules that hold their number.
 

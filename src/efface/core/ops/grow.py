@@ -14,7 +14,7 @@ from efface.errors import PlanError
 from efface.io.weights import finite
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Grow(TensorOp):
     """Give a table of ``start`` rows more ``rows`` (n, width), for words that a tokenizer is taught.
 

@@ -15,7 +15,7 @@ from efface.errors import PlanError
 from efface.io.weights import finite
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Map(Op):
     """Let ``layers`` of the module ``target`` see (I + up @ down) c where they saw c: W becomes W (I + up @ down).
 

@@ -14,7 +14,7 @@ from efface.errors import PlanError
 from efface.parts.sparsity.bits import pack, unpack
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mask(TensorOp):
     """Set the weights of a tensor that are not kept to zero. ``keep`` is bool, of the tensor's shape, true = stays.
 

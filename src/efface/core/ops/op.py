@@ -44,7 +44,7 @@ class Row:
         return self.removed / self.weights if self.weights else 0.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Op(ABC):
     """One edit of a model. A plan calls ``check`` and ``row`` before ``apply``, on the model as it then is.
 
@@ -57,6 +57,9 @@ class Op(ABC):
     """Whether it means something only on the very weights that it was made for."""
     target: str
     """Qualified name of a parameter, buffer or module."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target})"
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
@@ -102,7 +105,7 @@ class Op(ABC):
         """Make the edit from its stored form, which may be damaged: anything but an edit that can be raises."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TensorOp(Op):
     """An edit of the values of one parameter or buffer."""
 

@@ -18,7 +18,7 @@ from efface.io.weights import finite
 PARTS = "efface.parts."
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Replace(Op):
     """Build a module and put it wherever ``target`` is in the model.
 

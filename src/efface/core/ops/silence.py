@@ -14,7 +14,7 @@ from efface.parts.language.silence import silence
 from efface.parts.nn.passing import arguments_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Silence(Op):
     """Take out an attention or a feed-forward layer of a decoder of transformers, whose output is added to its input.
 

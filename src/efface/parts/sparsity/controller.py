@@ -197,12 +197,13 @@ def _counts(masks: MaskSet, regime: Regime, density: float) -> dict[str, int]:
 def _check(masks: MaskSet, regime: Regime) -> None:
     """Raise :class:`UsageError` unless ``masks`` can come to the density of ``regime``."""
     masks.check()
-    keep = round(regime.density * masks.total)
+    keep, sizes = round(regime.density * masks.total), {name: mask.numel() for name, mask in masks.items()}
     if regime.scope == "uniform":
         _counts(masks, regime, regime.density)
-    elif regime.min_keep > (most := feasible_floor({name: mask.numel() for name, mask in masks.items()}, keep)):
+    elif regime.min_keep > (most := feasible_floor(sizes, keep)):
         what = f"{keep} weights are too few to leave each of {len(masks)} layers {regime.min_keep}"
-        raise UsageError(what, where="min_keep", fix=f"Keep more weights, or at most {most} for each")
+        fix = f"Lower the sparsity: {sum(min(size, regime.min_keep) for size in sizes.values())} weights would do"
+        raise UsageError(what, where="min_keep", fix=f"{fix}, or leave each {most}" if most else fix)
 
 
 def _layers(masks: MaskSet) -> dict[str, float]:

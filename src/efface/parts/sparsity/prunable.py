@@ -29,6 +29,25 @@ def prunable(model: nn.Module, include: Iterable[str] = ("*",), exclude: Iterabl
     UsageError
         If there is nothing to prune.
     """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = {name: known_as for name, known_as in _candidates(model).items() if parameters[name].numel()}
+    chosen = _match(include, names) - _match(exclude, names)
+    if not chosen:
+        what = "every prunable weight is excluded" if names else "there are no prunable weights"
+        raise UsageError(what, fix="Name a network with convolutions or linear layers, and globs that leave some")
+    return {name: parameters[name] for name in names if name in chosen}
+
+
+def asides(model: nn.Module) -> list[str]:
+    """Say which weights :func:`prunable` passes over for being empty, and which go by one of several names."""
+    found, parameters = _candidates(model), dict(model.named_parameters(remove_duplicate=False))
+    empty = [name for name in found if not parameters[name].numel()]
+    told = [f"Without weights, and passed over: {', '.join(empty)}"] if empty else []
+    return told + [f"{', '.join(others)}: tied to {name}" for name, (_, *others) in found.items() if others]
+
+
+def _candidates(model: nn.Module) -> dict[str, list[str]]:
+    """Return the first name of each weight that is of a kind to be pruned, with all names that it has."""
     parameters, first = dict(model.named_parameters(remove_duplicate=False)), tied(model)
     layers, embeddings = [], set()
     for path, module in model.named_modules(remove_duplicate=False):
@@ -38,16 +57,11 @@ def prunable(model: nn.Module, include: Iterable[str] = ("*",), exclude: Iterabl
             embeddings.add(first.get(prefix + "weight", prefix + "weight"))
     if not layers:
         layers = prunable_names({name: tuple(weight.shape) for name, weight in parameters.items()})
-    names = {
+    return {
         name: [name, *(other for other, one in first.items() if one == name)]
         for name in dict.fromkeys(first.get(layer, layer) for layer in layers)
-        if name not in embeddings and parameters[name].is_floating_point() and parameters[name].numel()
+        if name not in embeddings and parameters[name].is_floating_point()
     }
-    chosen = _match(include, names) - _match(exclude, names)
-    if not chosen:
-        what = "every prunable weight is excluded" if names else "there are no prunable weights"
-        raise UsageError(what, fix="Name a network with convolutions or linear layers, and globs that leave some")
-    return {name: parameters[name] for name in names if name in chosen}
 
 
 def prunable_names(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
