@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from efface.app import cli
-from efface.app.options import parse_bytes
+from efface.parts.units import parse_bytes
 
 BOX = "8,8,20,10"
 
@@ -127,3 +127,24 @@ def test_wrong_rules_are_a_usage_error(efface, sign, tmp_path, words, says):
 )
 def test_memory_is_read_with_its_unit(text, amount):
     assert parse_bytes(text) == amount
+
+
+def test_what_was_done_is_told_even_if_the_report_fails(efface, sign, tmp_path):
+    path = sign("sign.png")
+    (tmp_path / "efface-report.html").mkdir()
+    code, out, err = efface(path, "--box", BOX, "--report")
+    assert "sign_clean.png" in out
+    assert (code, err.count("error: ")) == (1, 1)
+    code, out, _ = efface(path, "--box", BOX, "--report", "--json", "--overwrite")
+    assert (code, json.loads(out)["done"], json.loads(out)["report"]) == (1, 1, None)
+
+
+def test_a_run_with_nothing_to_do_says_so(efface, sign, tmp_path):
+    path = sign("in/sign.png")
+    (tmp_path / "in/notes.txt").touch()
+    Image.new("L", (60, 40)).save(tmp_path / "black.png")
+    assert "nothing would be taken away" in efface(path, "--mask", "black.png", "--dry-run")[1]
+    for says in ("sign_clean.png  (nothing was taken away", "sign_clean.png  (done before)"):
+        code, out, _ = efface("in", "--mask", "black.png", "--resume")
+        assert (code, says in out) == (0, True)
+        assert "left out: 1 left by an earlier run, 1 not of a known kind" in out

@@ -196,7 +196,7 @@ def test_parallel_jobs_each_make_what_the_verb_makes_alone(server, upload, weigh
         Rules(texts=False, boxes=[BOX]),
         Rules(texts=False, boxes=[BOX], keep=[(0, 0, 12, 12)], grow=3, feather=0),
         Rules(texts=False, boxes=[BOX], take=[0], keep=[(0, 0, 12, 12), "-x"]),
-        Rules(only="", keep=["'"], min_confidence=0.25),
+        Rules(only=".", keep=["'"], min_confidence=0.25),
     ],
     ids=["boxes", "kept", "by hand", "by rule"],
 )
@@ -225,8 +225,8 @@ def test_a_copied_command_is_as_short_as_it_can_be():
     same = copies(Rules(), "-a b.jpg", Means(2_000_000_000))
     assert same.command == "efface clean './-a b.jpg'"
     assert same.python == "import efface\n\ncleaned = efface.clean('-a b.jpg')\ncleaned.save('-a b_clean.jpg')\n"
-    same = copies(Rules(quality="best", only="", keep=["-", (1, 2, 3, 4)]), "a.jpg", Means(10**9))
-    assert same.command == "efface clean a.jpg --best --memory 1000000000 --keep=- --keep 1,2,3,4 --only="
+    same = copies(Rules(quality="best", only="a b", keep=["-", (1, 2, 3, 4)]), "a.jpg", Means(10**9))
+    assert same.command == "efface clean a.jpg --best --memory 1000000000 --keep=- --keep 1,2,3,4 --only 'a b'"
 
 
 @pytest.fixture

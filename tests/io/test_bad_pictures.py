@@ -103,7 +103,7 @@ def headers(width: int, height: int) -> dict[str, bytes]:
 @pytest.mark.parametrize("form", ["PNG", "PPM", "BMP", "TIFF"])
 def test_bombs_are_refused_by_their_header(form):
     data = headers(60_000, 60_000)[form]
-    assert "max_pixels" in refused("60000 x 60000 pixels, more than the limit of 300 million", data).fix
+    assert "--max-pixels" in refused("60000 x 60000 pixels, more than the limit of 300 million", data).fix
     refused("decoded|damaged|early|truncated", headers(20, 20)[form])  # the limit aside they are damaged
 
 
@@ -196,9 +196,9 @@ def test_odd_pnm_scales_are_refused(data):
 def test_floats_out_of_range_are_refused_with_their_range(tmp_path, values):
     array = np.array([values], np.float32)
     for source in (array, array.astype(np.float64), torch.from_numpy(array)[None], Image.fromarray(array)):
-        assert "nothing is clipped" in refused("float values from", source).fix
+        assert "nothing is clipped" in refused("float values (from|that are no numbers)", source).fix
     write_picture(Picture(np.repeat(array[..., None], 3, 2)), tmp_path / "a.tif")
-    refused("float values from", tmp_path / "a.tif")
+    refused("float values (from|that are no numbers)", tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_floats_out_of_range_are_refused_with_their_range(tmp_path, values):
     [
         np.zeros(4, np.uint8), np.zeros((2, 2, 2), np.uint8), np.zeros((1, 3, 4, 4), np.uint8),
         np.zeros((0, 4), np.uint8), np.zeros((4, 4), np.int32), np.zeros((4, 4), bool), np.zeros((4, 4), complex),
-        torch.zeros(4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(4, 4, 3), torch.zeros(3, 4, 4, dtype=torch.uint8),
+        torch.zeros(4), torch.zeros(2, 3, 4, 4), torch.zeros(4, 4, 3), torch.zeros(3, 4, 4, dtype=torch.int16),
         torch.zeros(3, 0, 4), 7, None, [1, 2],
     ],
     ids=lambda s: f"{type(s).__name__} {getattr(s, 'shape', s)} {getattr(s, 'dtype', '')}",

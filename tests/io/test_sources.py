@@ -47,7 +47,9 @@ def test_tensors_are_read_with_and_without_a_batch():
     for source in (tensor, tensor[None], tensor.clone().requires_grad_()):
         assert np.array_equal(read_picture(source).rgb(), tensor.numpy())
     assert read_picture(tensor[:1]).pixels.shape == (4, 5, 1)
+    assert np.array_equal(read_picture(tensor[0]).pixels[..., 0], tensor[0].numpy())
     assert read_picture(tensor.half()).pixels.dtype == np.float32
+    assert read_picture((tensor * 255).byte()).pixels.dtype == np.uint8
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F"])

@@ -34,17 +34,6 @@ Input = Annotated[
 ]
 
 
-def parse_bytes(text: str) -> int:
-    """Read an amount of memory: ``800MB``, ``2GB``, ``1.5 GiB``, or a plain number of bytes."""
-    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    try:
-        number, unit, binary = match.groups() if match else ("", "", "")
-        amount = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
-    except ValueError:
-        raise UsageError(f"{text!r} is not an amount of memory", fix="Write it as 800MB or 2GB") from None
-    return amount
-
-
 def parse_numbers(text: str) -> tuple[int, ...]:
     """Read whole numbers with commas between them: ``0,1,2``."""
     try:

@@ -88,8 +88,9 @@ def key_alpha(pixels: np.ndarray, key: bytes, depth: int) -> np.ndarray:
 def check_range(values: np.ndarray) -> None:
     """Raise :class:`PictureError` if ``values`` are floats outside [0, 1]."""
     if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):  # NaN too
-        what = f"has float values from {values.min():.6g} to {values.max():.6g}, outside [0, 1]"
-        raise PictureError(what, fix="Scale them to [0, 1] first, as nothing is clipped")
+        low, high = values.min(), values.max()
+        span = "that are no numbers (NaN)" if np.isnan(low) else f"from {low:.6g} to {high:.6g}, outside [0, 1]"
+        raise PictureError(f"has float values {span}", fix="Scale them to [0, 1] first, as nothing is clipped")
 
 
 def _expand(image: Image.Image) -> Decoded:

@@ -35,9 +35,9 @@ def read_picture(
 ) -> Picture:
     """Read a picture from a path, the bytes of a file, a PIL image, an array or a tensor.
 
-    Arrays are (h, w) or (h, w, 1 | 3 | 4), uint8, uint16, or float in [0, 1]; tensors are float (1 | 3, h, w), or with
-    a batch of one before it, in [0, 1]. The source is copied, never changed. The size that a file states is checked
-    against ``max_pixels`` before any pixel is decoded.
+    Arrays are (h, w) or (h, w, 1 | 3 | 4), uint8, uint16, or float in [0, 1]; tensors are (h, w), (1 | 3, h, w), or
+    with a batch of one before it, uint8, or float in [0, 1]. The source is copied, never changed. The size that a file
+    states is checked against ``max_pixels`` before any pixel is decoded.
 
     Raises
     ------
@@ -72,11 +72,9 @@ def _guarded(read: Callable[[], Picture], where: object) -> Picture:
     except PictureError as error:
         error.where = error.where or str(where)
         raise
-    except Exception as error:  # decoders raise nearly anything
-        reason = str(error) or type(error).__name__
-        raise PictureError(
-            f"cannot be decoded ({reason})", where=where, fix="It seems damaged: get it again"
-        ) from error
+    except Exception as error:  # decoders raise nearly anything, in words that only they understand
+        fix = "It seems damaged: get it again, or save it anew with another program"
+        raise PictureError("cannot be decoded", where=where, fix=fix) from error
 
 
 def _from_path(path: Path, max_pixels: int) -> Picture:
@@ -197,7 +195,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise PictureError("has no pixels", fix="Give a picture of at least 1 x 1")
     if width * height > max_pixels:
         what = f"has {width} x {height} pixels, more than the limit of {max_pixels / 1e6:g} million"
-        raise PictureError(what, fix="Give a smaller picture, or raise the limit on purpose (max_pixels)")
+        raise PictureError(what, fix="Give a smaller picture, or raise the limit on purpose (--max-pixels)")
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Picture:
@@ -217,10 +215,14 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Picture:
 
 
 def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> Picture:
-    planes = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
-    if planes.ndim != 3 or planes.shape[0] not in (1, 3) or not planes.is_floating_point():
+    import torch
+
+    planes = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor[None] if tensor.ndim == 2 else tensor
+    levels = tensor.dtype == torch.uint8
+    if planes.ndim != 3 or planes.shape[0] not in (1, 3) or not (levels or planes.is_floating_point()):
         raise PictureError(
             f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype} is not a picture",
-            fix="Give floats in [0, 1] of shape (3, h, w) or (1, 3, h, w)",
+            fix="Give uint8, or floats in [0, 1], of shape (3, h, w), (1, 3, h, w) or (h, w)",
         )
-    return _from_array(planes.detach().cpu().float().permute(1, 2, 0).numpy(), max_pixels)
+    planes = planes.detach().cpu() if levels else planes.detach().cpu().float()
+    return _from_array(planes.permute(1, 2, 0).numpy(), max_pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.errors import MaskError, UsageError
-from efface.io.images import Picture, read_picture, write_picture
+from efface.errors import MaskError, PictureError, UsageError
+from efface.io.atomic import write_bytes
+from efface.io.images import MAX_PIXELS, Picture, format_of, read_picture, write_picture
 from efface.io.picture import full_scale
 from efface.parts import masks
 from efface.parts.text.detect import TextBox, find_text
-from efface.verbs.rules import Rules, as_box
+from efface.verbs.rules import Places, Rules, as_box
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,6 +74,8 @@ class Cleaned:
     notes: list[str] = field(default_factory=list)
     iterates: list[Picture] = field(default_factory=list)
     """What an iterative method had after each iteration, the last one being ``picture``, where that was asked for."""
+    source: Path | None = None
+    """The file that the picture came from."""
 
     @property
     def image(self) -> Image.Image:
@@ -79,8 +83,14 @@ class Cleaned:
         return image_of(self.picture)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the picture, with all that its file said beside the pixels; the format follows from the name."""
-        write_picture(self.picture, path, overwrite=overwrite)
+        """Write the picture, with all that its file said beside the pixels; the format follows from the name.
+
+        Where nothing was taken away and the format stays, the file is copied.
+        """
+        if self.source is not None and not self.picture.changed and format_of(path) == self.picture.origin.format:
+            write_bytes(path, self.source.read_bytes(), overwrite=overwrite)
+        else:
+            write_picture(self.picture, path, overwrite=overwrite)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all but the pixels, JSON-ready."""
@@ -95,11 +105,11 @@ class Cleaned:
 
 def clean(
     image: Any,
-    *,
     remove: str = "text",
+    *,
     mask: Any = None,
-    boxes: Sequence[str | Sequence[int]] = (),
-    keep: Sequence[str | Sequence[int]] = (),
+    boxes: Places = (),
+    keep: Places = (),
     only: str | None = None,
     min_confidence: float = 0.5,
     grow: int | None = None,
@@ -108,7 +118,8 @@ def clean(
     method: str | None = None,
     iterations: int | None = None,
     weights: str | Path | None = None,
-    memory: int = 2_000_000_000,
+    memory: int | str = 2_000_000_000,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Cleaned:
@@ -138,6 +149,7 @@ def clean(
         iterations=iterations,
         weights=weights,
         memory=memory,
+        max_pixels=max_pixels,
         device=device,
     )
     return apply(image, rules, progress=progress)
@@ -149,13 +161,13 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
     with ThreadPoolExecutor(1, "efface-load") as pool:
         loading = pool.submit(_trained, *rules.network) if rules.searches else None  # while text is looked for
         tell(0.0, "reading")
-        picture, network = read_picture(image), None
+        picture, network = read_picture(image, max_pixels=rules.max_pixels), None
         found, mask = find(picture, rules, tell)
         rim = np.flatnonzero(masks.rim(mask))
         values = picture.pixels.reshape(mask.size, -1)
         before = values[rim].astype(np.float32)
         tell(0.3, "filling what is flat")
-        kept = masks.from_boxes(mask.shape, rules.regions)
+        kept = rules.kept(mask.shape)
         rest, stages = _fill(picture, mask, kept, rules.feather) if mask.any() else mask, [picture]
         if rest.any():
             tell(0.35, "loading the network")
@@ -171,15 +183,15 @@ def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterate
         "rim": float(change.mean()) / full_scale(picture.pixels.dtype) if change.size else 0.0,
         "seconds": time.perf_counter() - start,
     }
-    notes = [] if masked else ["nothing was taken away: " + ("no such text" if rules.searches else "the mask is empty")]
+    notes = [] if masked else [f"nothing was taken away: {_why_nothing(rules)}"]
     method = network.card["method"] if network else rules.network[0] or str(rules.weights)
-    return Cleaned(picture, mask, found, scores, method, notes, stages if len(stages) > 1 else [])
+    source = Path(image) if isinstance(image, str | Path) else None
+    return Cleaned(picture, mask, found, scores, method, notes, stages if len(stages) > 1 else [], source)
 
 
 def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what: None) -> tuple[list[Found], Mask]:
     """Find what ``rules`` take out of ``picture``: the texts, and the mask (h, w) without the regions to keep."""
     size = picture.height, picture.width
-    kept = masks.from_boxes(size, rules.regions)  # first, as it may be refused
 
     def outlined(polygons: Sequence[Any]) -> Mask:
         mask = masks.from_polygons(size, polygons)
@@ -189,6 +201,8 @@ def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what:
     if rules.searches:
         tell(0.05, "looking for text")
         found = [Found(text, rules.choose(text)) for text in find_text(eight_bits(picture.pixels))]
+        unmet = [p for p in rules.patterns if not any(re.search(p, f.box.words) for f in found)]
+        picture.notes += [f"no text that was found matches {pattern!r}, which is to stay" for pattern in unmet]
         mask = outlined([f.box.polygon for f in found if not f.stays])
     else:
         mask = masks.from_boxes(size, map(as_box, rules.boxes))
@@ -197,7 +211,7 @@ def find(picture: Picture, rules: Rules, tell: Progress = lambda fraction, what:
         mask = masks.grow(mask, rules.grow or 0)
         if rules.polygons:
             mask |= outlined(rules.polygons)
-    mask[kept] = False
+    mask[rules.kept(size)] = False
     return found, mask
 
 
@@ -235,6 +249,12 @@ def eight_bits(pixels: np.ndarray) -> NDArray[np.uint8]:
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
+def _why_nothing(rules: Rules) -> str:
+    if rules.searches:
+        return "no such text"
+    return "the mask is empty" if rules.mask is None else "no pixel of the mask is at least half white and not kept"
+
+
 @lru_cache(maxsize=2)
 def _trained(method: str | None, weights: str | None, device: str) -> Trained:
     from efface.core.trained import load
@@ -270,7 +290,7 @@ def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained,
 
     card, picture = network.method.card, stages[-1]
     taken = FIXED_BYTES + sum(stage.pixels.nbytes for stage in stages) + PLANES * mask.size
-    room = min(LARGEST_CROP, crops.pixels_for(rules.memory, bytes_per_pixel=card.bytes_per_pixel, fixed=taken))
+    room = min(LARGEST_CROP, crops.pixels_for(int(rules.memory), bytes_per_pixel=card.bytes_per_pixel, fixed=taken))
     context = max(card.radius, 16) + rules.feather
     boxes = crops.crops_around(
         mask, context=context, multiple=card.multiple, smallest=card.smallest, largest_pixels=room
@@ -304,16 +324,21 @@ def _repair(stages: Sequence[Picture], mask: Mask, kept: Mask, network: Trained,
 
 
 def read_mask(mask: Any, size: tuple[int, int]) -> Mask:
-    """Read a mask for a picture of ``size`` (h, w), in any of the forms of a picture, or as a bool array (h, w)."""
-    is_bool = isinstance(mask, np.ndarray) and mask.dtype == bool
-    drawn = read_picture(mask.astype(np.uint8) * 255 if is_bool else mask)
+    """Read a mask for a picture of ``size`` (h, w), in any of the forms of a picture, or as bool values."""
+    where = str(mask) if isinstance(mask, str | Path) else None
+    if "bool" in str(getattr(mask, "dtype", "")):  # an array or a tensor
+        mask = (mask.astype(np.uint8) if isinstance(mask, np.ndarray) else mask.byte()) * 255
+    try:
+        drawn = read_picture(mask, max_pixels=max(MAX_PIXELS, size[0] * size[1]))
+    except PictureError as error:
+        error.where = where or "mask"
+        raise
     pixels = drawn.pixels if drawn.alpha is None else np.concatenate([drawn.pixels, drawn.alpha[..., None]], 2)
-    where = mask if isinstance(mask, str | Path) else None
     if pixels.dtype != np.float32 and pixels.max() == 1:
         fix = f"Write {full_scale(pixels.dtype)} where something is to go"
         raise MaskError("the mask holds only 0 and 1, which is all black", where=where, fix=fix)
     try:
         return masks.from_picture(pixels, size)
     except MaskError as error:
-        error.where = error.where or (None if where is None else str(where))
+        error.where = error.where or where
         raise

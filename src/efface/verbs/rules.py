@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from efface.core.catalogue import entry
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.core.catalogue import entries
 from efface.errors import UnknownNameError, UsageError
+from efface.io.images import MAX_PIXELS
 from efface.parts import masks
 from efface.parts.text.detect import TextBox
+from efface.parts.units import parse_bytes
 
 REMOVABLE = ("text",)
 PRESETS = {"fast": "strokefill", "default": "strokefill", "best": "strokefill"}
 """Which method each quality means; measured in benchmarks/erasing.py."""
 GROW_MOST, FEATHER_MOST = 1000, 100
 """Pixels by which a mask may be widened, and over which a result may fade."""
+Places = Sequence[str | int | Sequence[int]] | NDArray[np.integer]
+"""Rectangles, ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels each, also as an array (n, 4); or one of them alone."""
+_KINDS: dict[str, tuple[type, type, str]] = {
+    "str": (str, str, "a text"),
+    "int": (Integral, int, "a whole number"),
+    "float": (Real, float, "a number"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +42,18 @@ class Rules:
     mask: Any = None
     """Picture (path, PIL image, array, tensor) of the same size: what is at least half white is taken away. One that
     covers all of the picture is allowed, and then a method has nothing to go by but what shows between the strokes."""
-    boxes: Sequence[str | Sequence[int]] = ()
-    """Rectangles to take away: ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels."""
+    boxes: Places = ()
+    """Rectangles to take away: ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels; one or several."""
     polygons: Sequence[Any] | None = None
     """Outlines of texts to take away: (n, 2) corners x and y in pixels. None: nobody chose any."""
-    keep: Sequence[str | Sequence[int]] = ()
-    """What stays: rectangles, in which no pixel changes, or regular expressions on the words found. Text stays whole
-    where its middle lies in such a rectangle."""
+    keep: Places = ()
+    """What stays: rectangles, in which no pixel changes, or regular expressions on the words found; one or several.
+    Text stays whole where its middle lies in such a rectangle, which may reach out of the picture."""
     only: str | None = None
     """Regular expression: of the text found, take only what matches."""
     min_confidence: float = 0.5
-    """Text that was read with less confidence stays; it mostly is none."""
+    """Text that was read with less confidence stays; it mostly is none. This and words choose among text that was
+    found: none of them goes with a mask or boxes."""
     grow: int | None = None
     """Pixels by which the mask is widened. None: for outlines of text at least 2, or 0.5 % of the shorter side."""
     feather: int = 2
@@ -49,12 +63,18 @@ class Rules:
     method: str | None = None
     iterations: int | None = None
     """Refinements of an iterative method. None: as many as its weights were trained for."""
-    weights: str | Path | None = None
-    memory: int = 2_000_000_000
-    """Bytes that the whole process may use, about."""
+    weights: Path | str | None = None
+    memory: int | str = 2_000_000_000
+    """Bytes that the whole process may use, about; or ``"2GB"``."""
+    max_pixels: int = MAX_PIXELS
+    """Pixels of the largest picture that is read."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        self._take("boxes", tuple(map(as_box, _several(self.boxes))))
+        self._take("keep", tuple(map(_box_or_pattern, _several(self.keep))))
+        self._take("memory", parse_bytes(self.memory))
+        self._check_types()
         if self.remove not in REMOVABLE:
             raise UnknownNameError("thing to remove", self.remove, REMOVABLE)
         if self.quality not in PRESETS:
@@ -67,25 +87,54 @@ class Rules:
             raise UsageError(f"{self.min_confidence} is outside 0 to 1", where="confidence")
         if self.iterations is not None and self.iterations < 1:
             raise UsageError(f"{self.iterations} iterations do nothing", where="iterations", fix="Give 1 or more")
-        if self.method is not None:
-            entry(self.method)
-        for box in (*self.boxes, *self.regions):
-            as_box(box)
-        for pattern in (self.only, *self._patterns):
+        if self.method is not None and self.method.replace("_", "-") not in (known := _methods()):
+            raise UnknownNameError("method for pictures", self.method, known)
+        self._check_patterns()
+
+    def _take(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # only while the rules are made
+
+    def _check_types(self) -> None:
+        for f in fields(self):
+            kind, _, or_else = str(f.type).partition(" | ")  # an annotation, as it is written
+            value = getattr(self, f.name)
+            if kind in _KINDS and not (value is None and or_else == "None"):
+                taken, plain, what = _KINDS[kind]
+                if isinstance(value, bool) or not isinstance(value, taken):
+                    raise UsageError(f"{value!r} is not {what}", where=f.name)
+                self._take(f.name, plain(value))
+
+    def _check_patterns(self) -> None:
+        patterns = [*self.patterns, *([] if self.only is None else [self.only])]
+        for pattern in patterns:
             try:
-                re.compile(pattern or "")
+                re.compile(pattern)
             except (re.error, OverflowError, RecursionError) as error:
                 what = f"{pattern!r} is not a regular expression: {error}"
                 raise UsageError(what, where="only or keep") from error
+        if "" in patterns:
+            what, fix = "an empty pattern matches every text", "Write some of the words, or leave it out"
+            raise UsageError(what, where="only or keep", fix=fix)
+        if not self.searches and (patterns or self.min_confidence != Rules.min_confidence):
+            what = "words and confidence choose among text that is found, and with a mask or boxes none is looked for"
+            raise UsageError(what, where="only, keep or confidence", fix="Leave out these, or the mask and the boxes")
 
     @property
     def regions(self) -> list[masks.Box]:
         """The rectangles among ``keep``."""
-        return [as_box(item) for item in self.keep if is_box(item)]
+        return [item for item in self.keep if isinstance(item, masks.Box)]
 
     @property
-    def _patterns(self) -> list[str]:
-        return [str(item) for item in self.keep if not is_box(item)]
+    def patterns(self) -> list[str]:
+        """The regular expressions among ``keep``."""
+        return [item for item in self.keep if isinstance(item, str)]
+
+    def kept(self, size: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return the mask of ``size`` (h, w) of the regions to keep, as far as they lie in a picture of that size."""
+        mask = np.zeros(size, bool)
+        for region in self.regions:
+            mask[region.slices] = True
+        return mask
 
     @property
     def network(self) -> tuple[str | None, str | None, str]:
@@ -106,18 +155,39 @@ class Rules:
             return "confidence too low"
         if any(bx <= x < bx + w and by <= y < by + h for bx, by, w, h in self.regions):
             return "in a region to keep"
-        if any(re.search(pattern, box.words) for pattern in self._patterns):
+        if any(re.search(pattern, box.words) for pattern in self.patterns):
             return "words to keep"
         if self.only is not None and not re.search(self.only, box.words):
             return "other words"
         return ""
 
 
-def is_box(item: str | Sequence[int]) -> bool:
-    """Return whether ``item`` is meant as a rectangle, not as a pattern of words."""
-    return not isinstance(item, str) or re.fullmatch(r"\s*\d+(\s*,\s*\d+){3}\s*", item) is not None
-
-
-def as_box(item: str | Sequence[int]) -> masks.Box:
+def as_box(item: Any) -> masks.Box:
     """Read a rectangle ``(x, y, w, h)`` or ``"x,y,w,h"``; any other form is a :class:`UsageError`."""
-    return masks.parse_box(item if isinstance(item, str) else ",".join(map(str, item)))
+    return masks.parse_box(item if isinstance(item, str) else ",".join(map(str, np.ravel(item))))
+
+
+def _box_or_pattern(item: Any) -> masks.Box | str:
+    """Read what is to stay. A text of three numbers or more is meant as a box, not as words."""
+    numbers = re.findall(r"\d+", item) if isinstance(item, str) and re.fullmatch(r"[-+.,;:px()\[\]\s\d]*", item) else []
+    if isinstance(item, str) and len(numbers) < 3:
+        return item
+    try:
+        return as_box(item)
+    except UsageError as error:
+        fix = f"{error.fix}, or where words are meant begin with ^ or end with $"
+        raise UsageError(error.what, where="keep", fix=fix) from None
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """Return what was given as a tuple: one text or one rectangle stands for itself."""
+    given = given.tolist() if hasattr(given, "tolist") else given  # arrays and tensors
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return (given,)
+    items = tuple(given)
+    return (items,) if items and all(isinstance(item, Real) for item in items) else items
+
+
+def _methods() -> list[str]:
+    """Return the names of the methods that repair pictures."""
+    return [name for name, entry in entries().items() if entry.kind == "Network" and "picture" in entry.card.inputs]

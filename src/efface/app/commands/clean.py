@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json, parse_bytes
-from efface.errors import UsageError
+from efface.app.options import HOW, OUTPUT, WHAT, WORK, Device, Json
+from efface.errors import EffaceError, UsageError
 
 
 def clean_(
     inputs: Annotated[
-        list[str], Parameter(name="PICTURE|FOLDER|GLOB", help='What to clean; quote patterns: "scans/*.png".')
+        list[str], Parameter(name="PICTURE|FOLDER|GLOB...", help='What to clean; quote patterns: "scans/*.png".')
     ],
     /,
     *,
@@ -39,7 +39,7 @@ def clean_(
             group=WHAT,
             metavar="X,Y,W,H|WORDS",
             help="Leave this region as it is, left, top, width, height in pixels; or the text that matches this "
-            "regular expression. May be repeated.",
+            "regular expression: ^ before or $ behind words that look like a region. May be repeated.",
         ),
     ] = None,
     only: Annotated[
@@ -51,9 +51,11 @@ def clean_(
     ] = 0.5,
     grow: Annotated[int | None, Parameter(group=WHAT, help="Grow the mask by this many pixels.")] = None,
     method: Annotated[str | None, Parameter(group=HOW, help="Method to use; see `efface list`.")] = None,
-    fast: Annotated[bool, Parameter(group=HOW, help="Use the quickest method.")] = False,
+    fast: Annotated[
+        bool, Parameter(group=HOW, help="Use the quickest good method; today the same as the default.")
+    ] = False,
     best: Annotated[
-        bool, Parameter(group=HOW, help="Use the method with the best pictures, which takes longer.")
+        bool, Parameter(group=HOW, help="Average four mirrored views: better pictures, in four times as long.")
     ] = False,
     iterations: Annotated[
         int | None, Parameter(group=HOW, help="How often an iterative method refines. Default: as it was trained.")
@@ -68,6 +70,7 @@ def clean_(
     memory: Annotated[
         str, Parameter(group=WORK, help="Memory that each worker stays within, such as 1500MB or 2GB.")
     ] = "2GB",
+    max_pixels: Annotated[int, Parameter(group=WORK, help="Pixels of the largest picture to read.")] = 300_000_000,
     workers: Annotated[int, Parameter(group=WORK, help="Pictures to clean at the same time.")] = 1,
     engine: Annotated[
         Literal["local", "ray"], Parameter(group=WORK, help="Run here, or on a Ray cluster (extra `cluster`).")
@@ -88,7 +91,6 @@ def clean_(
 ) -> int:
     """Clean pictures, folders and patterns; return the exit code."""
     from efface.app.show import print_json, print_summary, progress_bar
-    from efface.parts.masks import parse_box
     from efface.verbs.batch import clean_files
     from efface.verbs.rules import Rules
 
@@ -97,8 +99,8 @@ def clean_(
     rules = Rules(
         remove=remove,
         mask=mask,
-        boxes=tuple(map(parse_box, box or ())),
-        keep=tuple(keep or ()),
+        boxes=box or (),
+        keep=keep or (),
         only=only,
         min_confidence=confidence,
         grow=grow,
@@ -107,10 +109,11 @@ def clean_(
         method=method,
         iterations=iterations,
         weights=weights,
-        memory=parse_bytes(memory),
+        memory=memory,
+        max_pixels=max_pixels,
         device=device,
     )
-    with progress_bar(shown=not json and sys.stderr.isatty()) as done:
+    with progress_bar(shown=not json and sys.stderr.isatty()) as tell:
         summary = clean_files(
             inputs,
             rules,
@@ -120,17 +123,21 @@ def clean_(
             resume=resume,
             overwrite=overwrite,
             dry_run=dry_run,
-            done=done,
+            progress=tell,
         )
-    sheet = None
+    if not json:
+        print_summary(summary)
+    code, sheet = summary.exit_code, None
     if report:
         from efface.app.report import write_report
 
-        sheet = write_report(summary)
+        try:
+            sheet = str(write_report(summary))
+        except EffaceError as error:  # what was done counts all the same
+            print(f"error: {error}", file=sys.stderr)
+            code = code or error.exit_code
     if json:
-        print_json({**summary.as_dict(), "report": None if sheet is None else str(sheet)})
-    else:
-        print_summary(summary)
-        if sheet is not None:
-            print(f"Before and after: {sheet}")
-    return summary.exit_code
+        print_json({**summary.as_dict(), "report": sheet})
+    elif sheet is not None:
+        print(f"Before and after: {sheet}")
+    return code

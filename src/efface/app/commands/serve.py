@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from efface.app.options import HOW, WORK, parse_bytes
+from efface.app.options import HOW, WORK
 from efface.errors import UsageError
+from efface.parts.units import parse_bytes
 
 
 def serve_(

@@ -32,12 +32,12 @@ def copies(wanted: Rules, name: str, means: Means) -> Copies:
     """
     by_hand = bool(wanted.take or wanted.leave or wanted.mask or (wanted.texts and wanted.boxes))
     needs_mask = by_hand or not (wanted.texts or wanted.boxes)
-    values: dict[str, Any] = {**how(wanted), "weights": means.weights, "memory": means.memory, "keep": wanted.keep}
+    regions = [item for item in wanted.keep if not isinstance(item, str)]
+    values: dict[str, Any] = {**how(wanted), "weights": means.weights, "memory": means.memory, "keep": regions}
     if needs_mask:
-        regions = [item for item in wanted.keep if not isinstance(item, str)]
-        values |= {"mask": mask_name(name), "grow": None, "keep": regions}
+        values |= {"mask": mask_name(name), "grow": None}
     elif wanted.texts:
-        values |= {"only": wanted.only, "min_confidence": wanted.min_confidence}
+        values |= {"keep": wanted.keep, "only": wanted.only, "min_confidence": wanted.min_confidence}
     else:
         values |= {"boxes": wanted.boxes}
     usual = {field.name: field.default for field in fields(clean.Rules)}
@@ -64,7 +64,7 @@ def _command(given: dict[str, Any], name: str) -> str:
             continue
         for item in value if isinstance(value, list) else [value]:
             text = ",".join(map(str, item)) if isinstance(item, tuple) else str(item)
-            words += [f"{option}={text}"] if text.startswith("-") or not text else [option, text]
+            words += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return shlex.join(words)
 
 

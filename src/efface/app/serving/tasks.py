@@ -101,7 +101,7 @@ class Preview:
         blank = Picture(np.broadcast_to(np.uint8(0), (self.height, self.width, 1)))
         _, mask = clean.find(blank, rules)
         weight = masks.feather(mask, rules.feather)
-        weight[masks.from_boxes(mask.shape, rules.regions)] = 0
+        weight[rules.kept(mask.shape)] = 0
         return grey_png(np.rint(weight * 255).astype(np.uint8), self.size)
 
 
