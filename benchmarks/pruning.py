@@ -1,6 +1,7 @@
 """Draw accuracy against density for every method that takes weights out of networks, in one figure.
 
-    python benchmarks/pruning.py [--data FOLDER] [--seeds 0,1] [--densities 0.3,0.1,0.03] [-o benchmarks/results]
+    python benchmarks/pruning.py [--data FOLDER] [--seeds 0,1,2] [--densities 0.3,0.1,0.03] [-o benchmarks/results]
+    python benchmarks/pruning.py --redraw [-o benchmarks/results]
 
 Six convolutions on 16x16 pictures. Every sparse network is trained for the same number of steps as the dense one; what
 a method trains besides (a dense network, earlier levels) is counted in the table. Methods that search without training
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -54,10 +56,19 @@ METHODS: dict[str, tuple[bool, dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of labelled pictures; made-up ones without it")
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--densities", default="0.3,0.1,0.03")
     parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--redraw", action="store_true", help="draw the figures stored in OUT anew, and train nothing")
     given = parser.parse_args()
+    if not given.redraw:
+        write_json(given.out / "pruning.json", figures(given), overwrite=True)
+    with atomic_write(given.out / "pruning.png", overwrite=True) as path:
+        draw(json.loads((given.out / "pruning.json").read_text("utf-8")), path)
+
+
+def figures(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure every method at every density and seed, and return what is stored."""
     densities = [float(text) for text in given.densities.split(",")]
     pictures = task(given.data, side=16, limit=15_000 if given.data else None)
     dense: list[float] = []
@@ -73,10 +84,7 @@ def main() -> None:
                     "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in rows[-1].items()),
                     flush=True,
                 )
-    values = {"data": pictures.name, "steps": STEPS, "dense": dense, "rows": rows}
-    write_json(given.out / "pruning.json", values, overwrite=True)
-    with atomic_write(given.out / "pruning.png", overwrite=True) as path:
-        draw(values, path)
+    return {"data": pictures.name, "steps": STEPS, "densities": densities, "dense": dense, "rows": rows}
 
 
 def networks(pictures: Task, seed: int) -> tuple[nn.Module, nn.Module]:
@@ -120,12 +128,14 @@ def draw(values: dict[str, Any], path: Path) -> None:
         apart = np.array([np.ptp(points[place]) / 2 for place in places])
         axes.errorbar([100 * place for place in places], means, apart, marker="o", capsize=3, label=name)
     axes.set_xscale("log")
-    ticks = sorted({round(100 * row["density"]) for row in values["rows"]})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    ticks = [100 * density for density in values["densities"]]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("weights left, %")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(f"{values['data']}, {values['steps']} steps for each network; bars: range over seeds", fontsize=9)
+    seeds = len(values["dense"])
+    bars = f"bars: range over {seeds} seeds" if seeds > 1 else "one seed"
+    axes.set_title(f"{values['data']}, {values['steps']} steps for each network; {bars}", fontsize=9)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120, format="png")
 

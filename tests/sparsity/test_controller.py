@@ -272,7 +272,7 @@ def test_impossible_regimes_are_refused(wrong):
 
 
 def test_floors_that_no_density_allows_are_refused_before_training():
-    with pytest.raises(UsageError, match="would do, or leave each 4$"):
+    with pytest.raises(UsageError, match=r"would do, or leave each 4$"):
         DynamicSparsity(network(), regime("gmp", density=0.02, min_keep=10))
     with pytest.raises(UsageError, match=r"Lower the sparsity: \d+ weights would do$"):
         DynamicSparsity(network(), regime("gmp", density=0.001))

@@ -12,7 +12,8 @@ paper's probe. The last pruning comes at the end of the schedule, so the sparsit
 and regrown at once begins at zero; the official code does neither. Short trainings exchange less (see
 :func:`~efface.parts.sparsity.regimes.preset`): each exchange takes steps to heal.
 
-Left out: growth averaged over several batches; the classifier's own density apart from ``scope="uniform"``.
+Left out: growth averaged over several batches; the classifier's own density apart from ``scope="uniform"``; a
+command for plasticity.
 """
 
 from __future__ import annotations

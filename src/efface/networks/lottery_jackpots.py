@@ -13,7 +13,8 @@ make up for it. Batch statistics follow the mask. ``tune_steps`` trains the kept
 
 Zhang et al., Lottery Jackpots Exist in Pre-trained Models (arXiv:2104.08700).
 
-Left out: a search that is resumed after a stop.
+Left out: a search that is resumed after a stop, or begins with a mask that is given; a file for the masks of many
+tasks, since each of their plans is one.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ sparsity. A rate as high as the sparsity prunes in one shot. Recipes of the pape
 At high rates without warmup deep networks have no such tickets: rewind to a later step than the first (lth-rewind).
 Controls with new initial weights draw them by the ``reset_parameters`` of every module.
 
-Left out: pruning as soon as masks settle (early birds), which is not of the paper.
+Left out: pruning as soon as masks settle (early birds), which is not of the paper; a command that draws accuracy
+against density, which the plan holds as ``levels``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from which the barrier stays low.
 The defaults are those of ResNet-20 (called ResNet-18 there) on CIFAR-10. VGG-19 rewinds to 100 steps and trains 160
 epochs; ResNet-50 on ImageNet rewinds to epoch 6 of 90 (batch 1024, lr 0.4, warmup 5 epochs, drops at 30, 60 and 80).
 
-Left out: keeping the optimiser's momenta at the step rewound to; they begin at zero, as in the paper.
+Left out: keeping the optimiser's momenta at the step rewound to; they begin at zero, as in the paper. Stability and
+the search for a step have no command.
 """
 
 from __future__ import annotations

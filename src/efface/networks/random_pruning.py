@@ -9,7 +9,8 @@ Liu et al., The Unreasonable Effectiveness of Random Pruning: Return of the Most
 (arXiv:2202.02643). Counts are exact where the official code draws each weight for itself; ratios by SNIP and GraSP are
 those of the network's own weights, where the official code draws new ones first; momenta are masked too.
 
-Left out: corruptions of ImageNet-C among what robustness is measured by.
+Left out: corruptions of ImageNet-C among what robustness is measured by, and a command for it; densities given layer
+by layer or read from a file, and those of LAMP and SynFlow; new first weights for the ratios of SNIP.
 """
 
 from __future__ import annotations

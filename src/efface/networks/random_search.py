@@ -9,7 +9,8 @@ baseline, and ``compare`` holds any other way of choosing against it.
 Rezsa Farahani, Random Search as a Baseline for Sparse Neural Network Architecture Search (arXiv:2403.08265). The paper
 leaves sizes, budget and batch open; those here are the house's own.
 
-Left out: networks that branch, whose nodes depend on one another.
+Left out: networks that branch, whose nodes depend on one another; scores other than the loss at the start, and
+successive halving; the size and FLOPs of each candidate beside its loss.
 """
 
 from __future__ import annotations

@@ -55,7 +55,12 @@ def bench_(
         float, Parameter(group=WORK, help="Seconds to time the whole, again its layers, and a tenth for each form.")
     ] = 3.0,
     out: Annotated[
-        Path | None, Parameter(name=["--out", "-o"], group=OUTPUT, help="Folder for figures, plots and the new plan.")
+        Path | None,
+        Parameter(
+            name=["--out", "-o"],
+            group=OUTPUT,
+            help="Folder for figures, plots and the new plan. Default with --export or --report: NAME_bench, here.",
+        ),
     ] = None,
     overwrite: Annotated[bool, Parameter(group=OUTPUT, help="Replace an earlier result.")] = False,
     report: Annotated[
