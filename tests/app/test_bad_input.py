@@ -231,7 +231,9 @@ def test_weights_that_are_not_as_they_should_be(run, weights, harm, says):
     ("words", "values", "code", "says"),
     [
         (["--method", "deeperaser"], {}, 3, "'strokefill', not of 'deeperaser'"),
-        ([], {"method": "strokefil"}, 2, "Did you mean strokefill"),
+        ([], {"method": "strokefil"}, 3, "'strokefil'"),
+        ([], {"method": None}, 3, "no network that is known"),
+        ([], {"method": "lth"}, 3, "no network that is known"),
         ([], {"params": {"find_width": 4}}, 2, "Did you mean find_widths"),
         ([], {"params": {"find_widths": [1, 2]}}, 2, "outside"),
     ],
@@ -250,6 +252,13 @@ def test_an_unknown_method_is_suggested_a_known_one(run):
     code, err = run("a.png", "--method", "strokefil")
     assert code == UnknownNameError.exit_code == 2
     assert "Did you mean strokefill" in err
+
+
+def test_weights_of_a_run_are_in_its_own_folder(run, weights):
+    picture().save("a.png")
+    shutil.copytree(weights / "strokefill", "run/weights")
+    code, err = run("a.png", "--box", BOX, "--weights", "run")
+    assert (code, "Did you mean run/weights?" in err) == (3, True)
 
 
 def test_a_device_that_is_not_there_is_refused(run, weights):

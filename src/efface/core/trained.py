@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.core.catalogue import entry
+from efface.core.catalogue import entries, entry
 from efface.errors import UsageError, WeightsError
 from efface.io.weights import load_card, load_weights
 
@@ -44,14 +44,11 @@ def shipped(name: str) -> Path | None:
     return folder if (folder / "card.json").is_file() else None
 
 
-def load(name: str | None = None, *, weights: str | Path | None = None, device: str = "auto") -> Trained:
-    """Build the network that ``weights`` (default: the shipped ones of ``name``) belong to, in evaluation mode.
+def describe(name: str | None = None, weights: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and the card of ``weights`` (default: the shipped ones of ``name``), reading nothing else.
 
-    Raises :class:`UsageError` where no weights are shipped, :class:`WeightsError` where the folder is of another
-    method, another network, or damaged.
+    Raises :class:`UsageError` where none are shipped, :class:`WeightsError` where the folder is of another method.
     """
-    import torch
-
     folder = Path(weights) if weights is not None else shipped(name) if name is not None else None
     if folder is None:
         raise UsageError(
@@ -61,6 +58,20 @@ def load(name: str | None = None, *, weights: str | Path | None = None, device: 
     card = load_card(folder)
     if name is not None and card.get("method") != entry(name).name:
         raise WeightsError(f"these weights are of {card.get('method')!r}, not of {name!r}", where=folder)
+    made_by = entries().get(str(card.get("method")))
+    if made_by is None or made_by.kind != "Network":
+        raise WeightsError(f"these weights are of no network that is known: {card.get('method')!r}", where=folder)
+    return folder, card
+
+
+def load(name: str | None = None, *, weights: str | Path | None = None, device: str = "auto") -> Trained:
+    """Build the network that ``weights`` (default: the shipped ones of ``name``) belong to, in evaluation mode.
+
+    Raises what :func:`describe` raises, and :class:`WeightsError` where the weights are of another network, or damaged.
+    """
+    import torch
+
+    folder, card = describe(name, weights)
     method = entry(str(card.get("method"))).load().from_params(card.get("params", {}))
     with torch.random.fork_rng(devices=[]):  # not on `meta`, where drawing first weights would import half of torch
         net = method.build()

@@ -106,6 +106,8 @@ def load_card(folder: Path | str, name: str = CARD) -> dict[str, Any]:
         for other in sorted(folder.iterdir()):
             refuse_pickle(other)
         fix = "The saving did not end: save or download the folder again"
+        if (folder / "weights" / name).is_file():  # of a training
+            fix = f"Did you mean {folder / 'weights'}?"
         raise WeightsError(f"has no {name}, so it is incomplete", where=folder, fix=fix)
     try:
         card = json.loads(path.read_text("utf-8"))
@@ -177,7 +179,8 @@ def is_pickle(path: Path) -> bool:
 def refuse_pickle(path: Path) -> None:
     """Raise :class:`WeightsError` if the file at ``path`` is pickled, and say how to convert it."""
     if path.is_file() and is_pickle(path):
-        raise WeightsError("is pickled, and pickles can run code", where=path, fix=f"Convert it: efface convert {path}")
+        fix = f"Convert it: efface convert {path} --method NAME -o FOLDER"
+        raise WeightsError("is pickled, and pickles can run code", where=path, fix=fix)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

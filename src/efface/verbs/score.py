@@ -63,8 +63,9 @@ def score(
         ending, where ``photo_clean`` belongs to ``photo``. ``masks`` add the measures inside and outside, ``inputs``
         with them the rim. Without ``truth``, ``inputs`` are needed: then only text residue and rim are scored.
     legacy:
-        Take the forms of published tables for the whole picture: 8 bits, resized to 512 x 512, constant area, pictures
-        with an MSE of 0 left out of every mean. Measures by region, residue and rim keep their correct forms.
+        Add the whole picture in the forms of published tables, as ``legacy_psnr`` and so on: 8 bits, resized to 512 x
+        512, constant area, pictures with an MSE of 0 left out of the means. Where an output differs from its truth in
+        size, these are all that there is of the whole picture.
     residue:
         Add what ``detector`` still finds of the texts that it finds on the inputs: of those that are at least half in
         the mask where there is one; how far the others changed becomes ``keep_err``.
@@ -95,7 +96,7 @@ def score(
                 values |= extra
             if features is not None and case.truth is not None:
                 vectors.append((features(case.output), features(case.truth)))
-            rows.append(Row(files.name, values, skipped=legacy and values["mse"] == 0, composited=_composited(case)))
+            rows.append(Row(files.name, values, skipped=values.get("legacy_mse") == 0, composited=_composited(case)))
         except InputError as error:
             error.where = error.where or files.name
             raise
@@ -109,17 +110,22 @@ def score(
 
 def _check_call(truth: object, inputs: object, *, legacy: bool, residue: bool, features: object) -> None:
     if truth is None and inputs is None:
-        raise UsageError("there is nothing to score against", fix="Give the clean pictures (truth) or the inputs")
+        fix = "Give the clean pictures (--truth) or the pictures before (--inputs)"
+        raise UsageError("there is nothing to score against", fix=fix)
     if truth is None and (legacy or features is not None):
-        raise UsageError("legacy forms and feat_kid compare with clean pictures", fix="Give them as truth")
+        raise UsageError("legacy forms and feat_kid compare with clean pictures", fix="Give them (--truth)")
     if residue and inputs is None:
-        raise UsageError("text residue is counted against the texts of the inputs", fix="Give the inputs as well")
+        raise UsageError("text residue is counted against the texts of the inputs", fix="Give these too (--inputs)")
 
 
 def _pair_values(case: _Case, *, legacy: bool) -> dict[str, float]:
     values: dict[str, float] = {}
     if case.truth is not None:
-        values |= (legacy_row if legacy else whole_row)(case.output, case.truth)
+        if not legacy or case.output.shape[:2] == case.truth.shape[:2]:
+            values |= whole_row(case.output, case.truth)
+        if legacy:
+            row = legacy_row(case.output, case.truth)
+            values |= {f"legacy_{name.removesuffix('_legacy')}": value for name, value in row.items()}
         if case.mask is not None:
             values |= region_row(case.output, case.truth, case.mask)
     if case.source is not None and case.mask is not None:
@@ -166,9 +172,10 @@ def _pooled(residues: list[dict[str, Residue]]) -> dict[str, float]:
 def _forms(rows: list[Row], *, legacy: bool, scored: bool, residue: bool) -> dict[str, str]:
     forms = {}
     if scored:
-        words = f"legacy: 8 bits, {LEGACY_SIDE} px square by bicubic resizing, pictures with an MSE of 0 left out"
-        forms["whole picture"] = words if legacy else "correct"
+        forms["whole picture"] = "correct"
         forms["regions"] = f"correct, mask grown by {GROW} px for psnr_m and psnr_bg"
+    if legacy:
+        forms["legacy"] = f"8 bits, {LEGACY_SIDE} px square by bicubic resizing, pictures with an MSE of 0 left out"
     known = [row.composited for row in rows if row.composited is not None]
     forms["composited"] = f"{sum(known)} of {len(known)} pictures" if known else "not known (needs masks and inputs)"
     if residue:

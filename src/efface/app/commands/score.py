@@ -29,7 +29,7 @@ def score_(
         Path | None, Parameter(group=HOW, help="Masks of the text, for figures inside and outside.")
     ] = None,
     inputs: Annotated[Path | None, Parameter(group=HOW, help="Pictures before cleaning, to score beside.")] = None,
-    legacy: Annotated[bool, Parameter(group=HOW, help="Add the forms that published tables used.")] = False,
+    legacy: Annotated[bool, Parameter(group=HOW, help="Also give the figures as published tables take them.")] = False,
     residue: Annotated[bool, Parameter(group=HOW, help="Add how much text a detector still finds.")] = False,
     erasure: Annotated[
         bool, Parameter(group=ERASURE, help="Score edits of a text-to-image pipeline, beside it as it was.")
@@ -83,6 +83,9 @@ def score_(
     json: Json = False,
 ) -> None:
     """Print the figures of a folder of results, or of edits of a generator."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from efface.app.erasure_sheet import erasure_sheet
     from efface.app.show import print_rich
     from efface.io.atomic import atomic_write, check_target
@@ -95,7 +98,13 @@ def score_(
     if not erasure:
         if edit or target or sheet:
             raise UsageError("edits are scored with --erasure", fix="Give it, or leave --edit, --target, --sheet out")
-        scores = score(Path(outputs), truth=truth, masks=mask, inputs=inputs, legacy=legacy, residue=residue)
+        shown = not json and sys.stderr.isatty()
+        with Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar:
+            task = bar.add_task("scoring", total=1.0)
+            scores = score(
+                Path(outputs), truth=truth, masks=mask, inputs=inputs, legacy=legacy, residue=residue,
+                progress=lambda share, name: bar.update(task, completed=share),
+            )  # fmt: skip
     else:
         if truth or mask or inputs or legacy or residue:
             raise UsageError("--erasure scores a pipeline, not pictures", fix="Leave --truth, --mask, --inputs out")

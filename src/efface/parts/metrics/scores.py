@@ -30,6 +30,12 @@ BETTER = {
     "age": "lower",
     "peps": "lower",
     "pceps": "lower",
+    "legacy_psnr": "higher",
+    "legacy_mse": "lower",
+    "legacy_mssim": "higher",
+    "legacy_age": "lower",
+    "legacy_peps": "lower",
+    "legacy_pceps": "lower",
     "keep_err": "lower",
     "rim": "lower",
     "r_det": "lower",
@@ -57,14 +63,18 @@ class Row:
     name: str
     values: dict[str, float]
     skipped: bool = False
-    """Shown, but in no mean: legacy forms leave out what equals its truth."""
+    """In no mean of a legacy measure: these leave out what equals its truth."""
     composited: bool | None = None
     """Whether the output equals the input outside the mask; None where that is not known."""
+
+    def counted(self, name: str) -> float:
+        """Return what counts into the mean of a measure, nan for nothing."""
+        return math.nan if self.skipped and name.startswith("legacy_") else self.values.get(name, math.nan)
 
     @property
     def capped(self) -> list[str]:
         """Measures that reached the largest PSNR that is reported."""
-        return [k for k, v in self.values.items() if k.startswith("psnr") and v >= CAP]
+        return [k for k, v in self.values.items() if "psnr" in k and v >= CAP]
 
 
 @dataclass(frozen=True)
@@ -80,9 +90,8 @@ class Scores:
     @property
     def summary(self) -> dict[str, Summary]:
         """Sum up each measure over the pictures that have it; the order of the pictures makes no difference."""
-        counted = [row.values for row in self.rows if not row.skipped]
         return {
-            name: _summarise(name, [v for values in counted if not math.isnan(v := values.get(name, math.nan))])
+            name: _summarise(name, [v for row in self.rows if not math.isnan(v := row.counted(name))])
             for name in BETTER
             if any(name in row.values for row in self.rows)
         }
@@ -91,9 +100,10 @@ class Scores:
         """Return the summary as a table for the terminal."""
         from rich.table import Table
 
-        pictures = f"{len(self.rows)} picture{'s' * (len(self.rows) != 1)}"
-        skipped = sum(row.skipped for row in self.rows)
-        table = Table(title=pictures + (f", {skipped} skipped" if skipped else ""), caption=self._caption())
+        title = f"{len(self.rows)} picture{'s' * (len(self.rows) != 1)}"
+        if skipped := sum(row.skipped for row in self.rows):
+            title += f", {skipped} skipped by legacy measures"
+        table = Table(title=title, caption=self._caption())
         for heading in ("measure", "mean", "std", "n", "better"):
             table.add_column(heading, justify="left" if heading in ("measure", "better") else "right")
         for name, s in self.summary.items():
@@ -154,7 +164,7 @@ def _summarise(name: str, values: list[float]) -> Summary:
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else math.nan
-    return Summary(mean, std, n, sum(v >= CAP for v in values) if name.startswith("psnr") else 0)
+    return Summary(mean, std, n, sum(v >= CAP for v in values) if "psnr" in name else 0)
 
 
 def _digits(value: float) -> str:
