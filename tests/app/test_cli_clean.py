@@ -147,4 +147,4 @@ def test_a_run_with_nothing_to_do_says_so(efface, sign, tmp_path):
     for says in ("sign_clean.png  (nothing was taken away", "sign_clean.png  (done before)"):
         code, out, _ = efface("in", "--mask", "black.png", "--resume")
         assert (code, says in out) == (0, True)
-        assert "left out: 1 left by an earlier run, 1 not of a known kind" in out
+        assert "1 not of a known kind" in out.partition("left out: ")[2]

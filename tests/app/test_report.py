@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from efface.app import cli
-from efface.app.report import GAP, LINE, PAGE, SHEET, SIDE, Row, draw_sheet, write_report
+from efface.app.report import GAP, LINE, SIDE, Row, draw_sheet, write_report
+from efface.io.leftovers import PAGE, SHEET
 from efface.verbs.batch import Item, Summary, clean_files
 from efface.verbs.rules import Rules
 
@@ -88,7 +89,7 @@ def test_words_are_told_as_words(tmp_path):
         {"words": "Exit", "taken": False, "stays": "words to keep"},
     ]
     path = str(tmp_path / "a.png")
-    write_report(Summary([Item(path, path, "done", details={"texts": texts, "notes": ["a note"]})], 1.0))
+    write_report(Summary([Item(path, path, "done", details={"texts": texts, "notes": ["a note"]})], 1.0, tmp_path))
     text = Page((tmp_path / PAGE).read_text()).text
     assert "taken: <script>, unread text. kept: Exit (words to keep). a note" in text
 
@@ -109,7 +110,7 @@ def test_words_are_told_as_words(tmp_path):
 def test_pictures_of_any_kind_fit(sign, mode, size, given):
     sign("a.png", mode, size, **given)
     path = str(Path("in/a.png").absolute())
-    with Image.open(write_report(Summary([Item(path, path, "done")], 1.0))) as sheet:
+    with Image.open(write_report(Summary([Item(path, path, "done")], 1.0, Path("in")))) as sheet:
         assert sheet.height <= SIDE + 2 * LINE + 3 * GAP
 
 

@@ -31,16 +31,16 @@ def record(path, *items, options=OPTIONS):
             manifest.add(*item)
 
 
-def done(path, source, options=OPTIONS):
-    with Manifest(path, options, resume=True) as manifest:
-        return manifest.done(source)
+def done(path, source, output, options=OPTIONS):
+    with Manifest(path, options) as manifest:
+        return manifest.done(source, output)
 
 
 def test_what_was_done_is_known_when_resumed(path, pair):
     record(path, (*pair, "done"))
-    assert done(path, pair[0])
-    assert done(path, os.path.relpath(pair[0]))
-    assert not done(path, pair[1])
+    assert done(path, *pair)
+    assert done(path, *map(os.path.relpath, pair))
+    assert not done(path, *reversed(pair))
 
 
 def test_each_line_is_on_the_disk_at_once(path, pair):
@@ -52,16 +52,16 @@ def test_each_line_is_on_the_disk_at_once(path, pair):
     assert (item["bytes"], item["output_bytes"], item["seconds"]) == (5, 6, 1.235)
 
 
-@pytest.mark.parametrize("status", ["failed", "skipped"])
+@pytest.mark.parametrize("status", ["failed", "planned"])
 def test_what_was_not_done_is_done_again(path, pair, status):
     record(path, (*pair, status, "too dark"))
-    assert not done(path, pair[0])
+    assert not done(path, *pair)
     assert json.loads(path.read_text().splitlines()[1])["reason"] == "too dark"
 
 
 def test_the_last_line_about_an_input_counts(path, pair):
     record(path, (*pair, "failed", "x"), (*pair, "done"))
-    assert done(path, pair[0])
+    assert done(path, *pair)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_last_line_about_an_input_counts(path, pair):
 def test_a_changed_input_or_output_is_done_again(path, pair, change):
     record(path, (*pair, "done"))
     change(*pair)
-    assert not done(path, pair[0])
+    assert not done(path, *pair)
 
 
 def test_a_manifest_cut_at_any_byte_resumes(path, pair):
@@ -87,40 +87,58 @@ def test_a_manifest_cut_at_any_byte_resumes(path, pair):
     first, second = (whole.index(b"\n", start) for start in (len(whole.splitlines()[0]) + 1, len(whole) - 2))
     for end in sorted({*range(0, len(whole), 9), first, first + 1, second, second + 1}):
         path.write_bytes(whole[:end])
-        assert done(path, pair[0]) == (end > first)
-        assert done(path, pair[1]) == (end > second)
+        assert done(path, *pair) == (end > first)
+        assert done(path, *reversed(pair)) == (end > second)
         record_after = path.read_bytes()
         assert record_after.endswith(b"\n")
         assert all(json.loads(line) for line in record_after.splitlines())
 
 
-def test_other_options_are_refused_by_name(path):
-    record(path)
+def test_what_was_done_with_other_options_is_refused_by_name(path, pair):
+    record(path, (*pair, "done"))
+    before = path.read_bytes()
     with pytest.raises(UsageError, match=r"grow was 3, now 4; new was None, now 'x'") as caught:
-        Manifest(path, {**OPTIONS, "grow": 4, "new": "x"}, resume=True)
+        Manifest(path, {**OPTIONS, "grow": 4, "new": "x"}).done(*pair)
     assert caught.value.where == str(path)
+    assert path.read_bytes() == before
 
 
 def test_options_may_hold_anything_that_has_a_name(path, tmp_path):
     options = {"mask": tmp_path, "boxes": ((1, 2, 3, 4),)}
     record(path, options=options)
-    Manifest(path, options, resume=True).close()
+    record(path, options=options)
+    assert len(path.read_text().splitlines()) == 1
 
 
-def test_without_resume_a_new_record_begins(path, pair):
+def test_runs_add_to_what_earlier_ones_wrote(path, pair, tmp_path):
     record(path, (*pair, "done"))
-    record(path, options={})
-    assert not done(path, pair[0], options={})
+    other = tmp_path / "b.png", tmp_path / "b_clean.png"
+    record(path, (other[0], other[1], "failed"), options={})
+    assert done(path, *pair)
+    assert Manifest(path, OPTIONS).made(pair[1])
+    assert not Manifest(path, OPTIONS).made(other[1])
+
+
+def test_an_output_is_of_a_run_once_it_was_made_or_might_have_been(path, pair):
+    with Manifest(path, OPTIONS) as manifest:
+        manifest.plan({pair[0]: pair[1]})
+        assert manifest.made(pair[1])  # if the run is killed now
+        manifest.add(*pair, "failed", "x")
+        assert not manifest.made(pair[1])
+        manifest.add(*pair, "done")
+        manifest.add(*pair, "failed", "x")
+        assert manifest.made(pair[1])
+    assert Manifest(path, OPTIONS).made(pair[1])
 
 
 @pytest.mark.parametrize(
-    "text", ["shopping list\n", '{"a": 1}\n', '{"options": {}}\n{"input": "a"}\n', "[]\n", "x", "1\n"]
+    "text", ["shopping list\n", '{"a": 1}\n', '{"options": {}}\n{"input": "a"}\n', "[]\n", "x", "1\n", '{"a": 1}']
 )
 def test_other_files_are_refused_and_kept(path, tmp_path, text):
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(UsageError, match="not a manifest"):
-        Manifest(path, {}, resume=True)
+        Manifest(path, {})
     assert path.read_text() == text
 
 
@@ -128,7 +146,7 @@ def test_names_of_any_bytes_are_kept(path, tmp_path):
     source = tmp_path / os.fsdecode(b"\xff\n\xc3\xa4.png")
     source.write_bytes(b"x")
     record(path, (source, source, "done"))
-    assert done(path, source)
+    assert done(path, source, source)
 
 
 def test_a_full_disk_is_an_output_error_and_leaves_whole_lines(path, pair, monkeypatch):
@@ -184,7 +202,7 @@ def test_existing_results_are_refused_before_the_work(tmp_path):
         (tmp_path / f"{i}_clean.png").touch()
     with pytest.raises(OutputError, match=r"4 of 5 results exist already: .*0_clean.*1_clean.*2_clean.png, \.\.\."):
         plan_outputs(inputs)
-    assert len(plan_outputs(inputs, overwrite=True)) == 5
+    assert len(plan_outputs(inputs, replaces=lambda path: True)) == 5
 
 
 def test_links_out_of_the_output_folder_are_refused(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from efface.io.atomic import atomic_write, write_text
 from efface.io.images import read_picture
-from efface.verbs.batch import OURS, Item, Summary
+from efface.io.leftovers import PAGE, SHEET
+from efface.verbs.batch import Item, Summary
 from efface.verbs.clean import image_of
 
-PAGE, SHEET = f"{OURS}report.html", f"{OURS}before-after.jpg"
 SIDE, GAP, LINE = 560, 16, 28
 """Longest side of a picture, space between pictures, and height of a line of text, in pixels."""
 MOST_ON_SHEET, MOST_ON_PAGE = 12, 100
@@ -40,12 +39,12 @@ class Row(NamedTuple):
 
 
 def write_report(summary: Summary) -> Path:
-    """Write a page and a sheet beside the results, in place of earlier ones, and return the path of the sheet.
+    """Write a page and a sheet into the folder of the run, in place of earlier ones, and return the path of the sheet.
 
     The page holds small copies of the pictures, so that it can be moved and shows formats that browsers do not. Where
     nothing was done there is no sheet, and the page's path is returned.
     """
-    folder = Path(os.path.commonpath([Path(item.output).resolve().parent for item in summary.items]))
+    folder = summary.folder.resolve()
     shown = [item for item in summary.items if item.status != "failed"][:MOST_ON_PAGE]
     rows = [Row(item, _small(item.source), _small(item.output)) for item in shown]
     write_text(folder / PAGE, _page(summary, rows), overwrite=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +21,7 @@ from efface.core.claim import Effect, Result
 from efface.verbs.find import Description
 
 if TYPE_CHECKING:
-    from efface.verbs.batch import Item, Summary
+    from efface.verbs.batch import Summary
 
 
 def print_json(value: Any) -> None:
@@ -71,25 +73,30 @@ def print_result(result: Result) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    """Print what became of each picture, and why where it failed; after a dry run, the words found."""
+    """Print what became of each picture, why it failed, and what was left out; after a dry run, the words found."""
     for item in summary.items:
         if item.status == "done":
             taken = [text for text in item.details["texts"] if text["taken"]]
-            notes = [*([f"{len(taken)} texts"] if item.details["texts"] else []), *item.details["notes"]]
+            notes = [*([f"{len(taken)} text{'s' * (len(taken) != 1)}"] if item.details["texts"] else []), *item.details["notes"]]
             print(f"{item.output}  ({', '.join([*notes, f'{item.seconds:.1f} s'])})")
             for text in item.details["texts"] if summary.dry_run else ():
                 print(f"  {'goes ' if text['taken'] else 'stays'}  {text['confidence']:.2f}  {_words(text)}")
+        elif item.status == "skipped" and len(summary.items) == 1:
+            print(f"{item.output}  ({item.reason})")
     for item in summary.items:
         if item.status == "failed":
             print(f"error: {item.reason}", file=sys.stderr)
     if len(summary.items) > 1:
         counts = ", ".join(f"{summary.count(status)} {status}" for status in ("done", "failed", "skipped"))
         print(f"{counts}, {summary.seconds:.1f} s")
+    if summary.left_out:
+        reasons = Counter(summary.left_out.values())
+        print(f"left out: {', '.join(f'{count} {reason}' for reason, count in reasons.items())}")
 
 
 @contextlib.contextmanager
-def progress_bar(*, shown: bool) -> Iterator[Callable[[Item, int], None]]:
-    """Yield what is to be told each picture as it ends, and show how far the work is, its rate and the time left."""
+def progress_bar(*, shown: bool) -> Iterator[Callable[[float, int, str], None]]:
+    """Yield what is to be told how many pictures are done; show how far the work is, its rate and the time left."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,13 +107,13 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[Item, int], None]]:
     with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
         task = bar.add_task("cleaning", total=None, rate="")
 
-        def done(item: Item, total: int) -> None:
-            bar.update(task, advance=1, total=total)
+        def tell(done: float, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=escape(what))
             elapsed = bar.tasks[task].elapsed
-            if elapsed:
-                bar.update(task, rate=f"{bar.tasks[task].completed / elapsed:.2g} pictures/s, left")
+            if elapsed and done >= 1:
+                bar.update(task, rate=f"{done / elapsed:.2g} pictures/s, left")
 
-        yield done
+        yield tell
 
 
 def measured(effect: Effect) -> str:

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,68 +15,78 @@ from typing import Any, Literal
 from efface.errors import OutputError, UsageError
 from efface.io.atomic import check_target, output_error
 
-Status = Literal["done", "failed", "skipped"]
+Status = Literal["planned", "done", "failed"]
 
 
 class Manifest:
-    """Append one JSON line per item to ``path``, each on the disk before the next item begins.
+    """Keep one JSON line per item in ``path``, each on the disk before the next item begins.
 
-    The first line holds the options of the run. With ``resume`` a manifest that is there is continued, and a last line
-    torn by a sudden end is cut off; without it a new one begins.
+    A line with options says how the items after it are made. All runs into a folder add to one manifest, of which the
+    last line about each output counts. What is there is read at once, and nothing is written before ``with``, which
+    cuts off a last line torn by a sudden end.
 
     Raises
     ------
     UsageError
-        If the manifest to resume was begun with other ``options``, or is not a manifest.
+        If the file is not a manifest.
     OutputError
-        If it cannot be written.
+        If it cannot be read or written.
     """
 
-    def __init__(self, path: Path | str, options: Mapping[str, Any], *, resume: bool = False) -> None:
+    def __init__(self, path: Path | str, options: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.options = json.loads(json.dumps(options, default=str))
-        self.items: dict[str, dict[str, Any]] = {}  # the last line about each input
+        self.items: dict[str, dict[str, Any]] = {}  # the last line about each output, with its options
+        self._written: set[str] = set()
+        self._stated: dict[str, Any] | None = None  # the last options in the file
         check_target(self.path, overwrite=True)
+        self._torn = self._read()
+
+    def __enter__(self) -> Manifest:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise output_error(error, self.path) from error
         try:
-            if resume:
-                self._resume()
-            else:
-                self._file.truncate(0)
-            if self._file.seek(0, os.SEEK_END) == 0:
+            if self._torn is not None:
+                self._file.truncate(self._torn)
+            if self._stated != self.options:
                 self._append({"options": self.options, "hash": options_hash(self.options)})
         except BaseException:
             self._file.close()
             raise
-
-    def __enter__(self) -> Manifest:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; every line is on the disk already."""
         self._file.close()
 
-    def done(self, source: Path | str) -> bool:
-        """Say whether ``source`` was done with as it is now: same size and time, and its output still there."""
-        item = self.items.get(_key(source))
-        if item is None or item["status"] != "done":
+    def done(self, source: Path | str, output: Path | str) -> bool:
+        """Say whether ``output`` was made from ``source`` as it is now: same size and time, the output still there.
+
+        Raises :class:`UsageError` if it was made with other options.
+        """
+        item = self.items.get(_key(output))
+        if item is None or item["status"] != "done" or item["input"] != _key(source):
             return False
-        state, output = _stat(source), _stat(item["output"])
-        return (
-            state is not None
-            and output is not None
-            and (state.st_size, state.st_mtime_ns) == (item["bytes"], item["modified"])
-            and output.st_size == item["output_bytes"]
-        )
+        state, written = _stat(source), _stat(output)
+        if state is None or (state.st_size, state.st_mtime_ns) != (item["bytes"], item["modified"]):
+            return False
+        if written is None or written.st_size != item["output_bytes"]:
+            return False
+        self._refuse_others(item["options"])
+        return True
+
+    def made(self, output: Path | str) -> bool:
+        """Say whether what stands at ``output`` was written by a run, or by one that was stopped while it could be."""
+        item = self.items.get(_key(output))
+        return item is not None and (item["status"] == "planned" or _key(output) in self._written)
+
+    def plan(self, outputs: Mapping[Path, Path]) -> None:
+        """Record which outputs will be made from which sources, all at once."""
+        self._append(*(_line(source, output, "planned") for source, output in outputs.items()))
 
     def add(
         self,
@@ -87,37 +97,40 @@ class Manifest:
         seconds: float | None = None,
     ) -> None:
         """Record how ``source`` ended; with status ``done``, ``output`` must be written already."""
-        state = _stat(source)
-        written = _stat(output) if status == "done" else None
-        item: dict[str, Any] = {
-            "input": _key(source),
-            "bytes": state.st_size if state else None,
-            "modified": state.st_mtime_ns if state else None,
-            "output": _key(output),
-            "output_bytes": written.st_size if written else None,
-            "status": status,
-            "reason": reason,
-            "seconds": None if seconds is None else round(seconds, 3),
-        }
-        self._append(item)
-        self.items[item["input"]] = item
+        self._append(_line(source, output, status, reason, seconds))
 
-    def _resume(self) -> None:
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text.rfind(b"\n") + 1
-        if not whole and text[:1] in (b"", b"{"):  # not even the first line was finished
-            self._file.truncate(0)
-            return
+    def _read(self) -> int | None:
+        """Take in the lines of the file, and return where a torn one begins, if there is one."""
         try:
-            first, *items = [json.loads(line) for line in text[:whole].splitlines()]
-            options = dict(first["options"])
-            self.items = {item["input"]: item for item in items}
-            if not all(item.keys() >= _FIELDS for item in items):
-                raise KeyError("a field is missing")
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise output_error(error, self.path) from error
+        whole = text.rfind(b"\n") + 1
+        if not whole and text[: len(_HEAD)] == _HEAD[: len(text)]:  # not even the first line was finished
+            return 0
+        try:
+            for line in text[:whole].splitlines():
+                self._learn(json.loads(line))
+            if self._stated is None:
+                raise KeyError("options")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             fix = "Move it away, or choose another folder"
             raise UsageError("is not a manifest of efface", where=self.path, fix=fix) from error
+        return whole if whole < len(text) else None
+
+    def _learn(self, line: dict[str, Any]) -> None:
+        if "options" in line:
+            self._stated = dict(line["options"])
+            return
+        if self._stated is None or not line.keys() >= _FIELDS:
+            raise KeyError("a field is missing")
+        self.items[line["output"]] = {**line, "options": self._stated}
+        if line["status"] == "done":
+            self._written.add(line["output"])
+
+    def _refuse_others(self, options: Mapping[str, Any]) -> None:
         changed = [
             f"{name} was {options.get(name)!r}, now {self.options.get(name)!r}"
             for name in sorted(options.keys() | self.options.keys())
@@ -126,10 +139,9 @@ class Manifest:
         if changed:
             fix = "Resume with the same options, or start anew in another folder"
             raise UsageError(f"was begun with other options: {'; '.join(changed)}", where=self.path, fix=fix)
-        self._file.truncate(whole)
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        data = json.dumps(line).encode() + b"\n"
+    def _append(self, *lines: dict[str, Any]) -> None:
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         end = self._file.seek(0, os.SEEK_END)
         try:
             if self._file.write(data) < len(data):
@@ -139,6 +151,8 @@ class Manifest:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)  # no half line in the middle
             raise output_error(error, self.path) from error
+        for line in lines:
+            self._learn(line)
 
 
 def options_hash(options: Mapping[str, Any]) -> str:
@@ -151,25 +165,25 @@ def plan_outputs(
     out: Path | str | None = None,
     *,
     suffix: str = "_clean",
-    overwrite: bool = False,
-    roots: Iterable[Path | str] = (),
+    replaces: Callable[[Path], bool] = lambda path: False,
+    roots: Iterable[Path] = (),
 ) -> dict[Path, Path]:
     """Return the path of each input's result: ``stem`` + ``suffix`` + ``.ext`` in ``out``, or beside the input.
 
     Inputs below one of the folders ``roots`` keep their folders below it. An input that is the result of another one,
-    left by an earlier run, is left out.
+    left by an earlier run, is left out. ``replaces`` says which files may be overwritten.
 
     Raises
     ------
     UsageError
         If two inputs would share an output.
     OutputError
-        If an output leads out of ``out`` by a link, or exists and ``overwrite`` is false. Nothing is written by then.
+        If an output leads out of ``out`` by a link, or exists and may not be replaced. Nothing is written by then.
     """
-    folders = sorted(map(Path, roots), key=lambda root: len(root.parts), reverse=True)  # the nearest root first
+    folders = list(roots)
     plan: dict[Path, Path] = {}
     for source in dict.fromkeys(map(Path, inputs)):
-        folder = source.parent if out is None else Path(out) / _below(source, folders)
+        folder = source.parent if out is None else Path(out) / below(source, folders)
         plan[source] = folder / f"{source.stem}{suffix}{source.suffix}"
     results = {_key(output) for source, output in plan.items() if _key(source) != _key(output)}
     plan = {source: output for source, output in plan.items() if _key(source) not in results}
@@ -180,21 +194,20 @@ def plan_outputs(
         if other != source:
             fix = "Clean them into different folders"
             raise UsageError(f"{other} and {source} would both become this file", where=output, fix=fix)
-    taken = [output for output in plan.values() if output.exists()] if not overwrite else []
+    taken = [output for output in plan.values() if output.exists() and not replaces(output)]
     if taken:
         names = ", ".join(map(str, taken[:3])) + (", ..." if len(taken) > 3 else "")
-        fix = "Choose another folder, resume (--resume), or overwrite them (--overwrite)"
+        fix = "Choose another folder, resume the run that made them (--resume), or overwrite them (--overwrite)"
         raise OutputError(f"{len(taken)} of {len(plan)} results exist already: {names}", where=out, fix=fix)
     for output in plan.values():
-        check_target(output, overwrite=overwrite, root=out)
+        check_target(output, overwrite=replaces(output), root=out)
     return plan
 
 
-def _below(source: Path, roots: Iterable[Path]) -> Path:
-    for root in roots:
-        if source.is_relative_to(root):
-            return source.relative_to(root).parent
-    return Path()
+def below(source: Path, roots: Iterable[Path]) -> Path:
+    """Return the folder of ``source`` below the nearest of ``roots``, empty where it lies below none."""
+    places = [source.relative_to(root).parent for root in roots if source.is_relative_to(root)]
+    return min(places, key=lambda place: len(place.parts), default=Path())
 
 
 def _key(path: Path | str) -> str:
@@ -208,4 +221,22 @@ def _stat(path: Path | str) -> os.stat_result | None:
         return None
 
 
+def _line(
+    source: Path | str, output: Path | str, status: Status, reason: str | None = None, seconds: float | None = None
+) -> dict[str, Any]:
+    state = _stat(source)
+    written = _stat(output) if status == "done" else None
+    return {
+        "input": _key(source),
+        "bytes": state.st_size if state else None,
+        "modified": state.st_mtime_ns if state else None,
+        "output": _key(output),
+        "output_bytes": written.st_size if written else None,
+        "status": status,
+        "reason": reason,
+        "seconds": None if seconds is None else round(seconds, 3),
+    }
+
+
+_HEAD = b'{"options": '
 _FIELDS = {"input", "bytes", "modified", "output", "output_bytes", "status"}

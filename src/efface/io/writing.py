@@ -47,10 +47,7 @@ def write_picture(
         written.
     """
     path = Path(path)
-    form = SUFFIXES.get(path.suffix.lower())
-    if form is None:
-        fix = f"Use one of {' '.join(SUFFIXES)}"
-        raise OutputError(f"no format has the suffix {path.suffix!r}", where=path, fix=fix)
+    form = format_of(path)
     origin = metadata.without_thumbnails(picture.origin) if picture.changed else picture.origin
     if origin.format != form:
         origin = replace(origin, settings={})
@@ -62,6 +59,16 @@ def write_picture(
             raise OutputError(
                 f"cannot be encoded as {form} ({error})", where=path, fix="Choose .png or .tif"
             ) from error
+    if form in ("JPEG", "AVIF") or (form == "WEBP" and not _lossless(origin, quality)):
+        picture.notes.append(f"{form} stores pixels inexactly: those that were left alone may differ by a little")
+
+
+def format_of(path: Path | str) -> str:
+    """Return the format that the suffix of ``path`` names; raise :class:`OutputError` where it names none."""
+    suffix = Path(path).suffix
+    if suffix.lower() not in SUFFIXES:
+        raise OutputError(f"no format has the suffix {suffix!r}", where=path, fix=f"Use one of {' '.join(SUFFIXES)}")
+    return SUFFIXES[suffix.lower()]
 
 
 def _write_png(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
@@ -100,10 +107,13 @@ def _write_jpeg(file: BinaryIO, stored: Stored, origin: Origin, quality: int | N
 
 
 def _write_webp(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:
-    lossless = quality is None and origin.settings.get("lossless", origin.format not in ("JPEG", "AVIF"))
-    _save(
-        stored, file, "WEBP", **_common(origin), exif=origin.exif, lossless=lossless, exact=True, quality=quality or 90
-    )
+    settings = {"lossless": _lossless(origin, quality), "exact": True, "quality": quality or 90}
+    _save(stored, file, "WEBP", **_common(origin), exif=origin.exif, **settings)
+
+
+def _lossless(origin: Origin, quality: int | None) -> bool:
+    """Return whether a WebP is to hold the pixels exactly."""
+    return quality is None and origin.settings.get("lossless", origin.format not in ("JPEG", "AVIF"))
 
 
 def _write_avif(file: BinaryIO, stored: Stored, origin: Origin, quality: int | None) -> None:

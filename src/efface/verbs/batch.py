@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from efface.core.catalogue import entry
+from efface.core.trained import describe, pick_device
 from efface.errors import EffaceError, MaskError, UnknownNameError, UsageError
-from efface.io.atomic import atomic_write, check_target
-from efface.io.images import SUFFIXES, read_picture
+from efface.io.atomic import check_target
+from efface.io.images import format_of, read_picture
+from efface.io.leftovers import MANIFEST, is_preview, save_preview
 from efface.io.manifest import Manifest, plan_outputs
-from efface.io.weights import load_card
-from efface.verbs.clean import apply, find, preview
+from efface.verbs.clean import FIXED_BYTES, Progress, apply, find, preview
 from efface.verbs.engines import ENGINES
+from efface.verbs.gather import gather, masks_of, previews
 from efface.verbs.rules import Rules
-
-OURS = "efface-"
-"""How the names of files begin that a run leaves beside its results; they are never inputs."""
-MANIFEST = f"{OURS}manifest.jsonl"
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,11 @@ class Summary:
 
     items: list[Item]
     seconds: float
+    folder: Path = Path()
+    """Where the record of the run lies, and its report goes."""
     dry_run: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Files among the inputs that are none, and why."""
 
     def count(self, status: str) -> int:
         """Return how many items ended as ``status``."""
@@ -62,11 +63,12 @@ class Summary:
         """Return JSON-ready values."""
         counts = {status: self.count(status) for status in ("done", "failed", "skipped")}
         items = [asdict(item) for item in self.items]
-        return {**counts, "seconds": round(self.seconds, 3), "dry_run": self.dry_run, "items": items}
+        told = {"seconds": round(self.seconds, 3), "dry_run": self.dry_run, "left_out": self.left_out}
+        return {**counts, **told, "items": items}
 
 
-Done = Callable[[Item, int], None]
-"""Told each item as it ends, and how many there are to do."""
+Told = Callable[[float, int, str], None]
+"""Told how many pictures are done, one at work in part, how many there are to do, and what goes on."""
 
 
 def clean_files(
@@ -79,22 +81,25 @@ def clean_files(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    done: Done | None = None,
+    progress: Told = lambda done, total, what: None,
 ) -> Summary:
     """Clean pictures, folders (with all below them) and patterns; results are called ``stem_clean.ext``.
 
     ``out`` is a folder, or the file to write where there is a single picture; without it results lie beside their
-    pictures. A mask that is a folder holds one mask a picture, found by the picture's stem. ``dry_run`` writes pictures
-    with the found text outlined, ``stem_boxes.png``, and cleans nothing. ``resume`` goes on after a stop of any kind:
-    what is done is skipped, what failed is tried again. ``rules.memory`` is the bound of each of the ``workers``, which
-    share the cores. A cluster must see all files under the same paths.
+    pictures. A mask that is a folder holds one mask a picture, with the picture's path below its folder, or its name
+    where no other picture has it. ``dry_run`` writes pictures with the found text outlined, ``stem_boxes.png``, over
+    earlier ones, and cleans nothing. ``resume`` goes on after a stop of any kind: what is done is skipped, what failed
+    is tried again. Without ``out`` the record for that lies in the folder of the pictures, or in the current one where
+    they are of several. ``rules.memory`` is the bound of each of the ``workers``, which share the cores. A cluster must
+    see all files under the same paths.
 
     Raises
     ------
     UsageError
-        If nothing matches, two results would have one name, or ``resume`` meets other rules.
-    WeightsError
-        If ``rules.weights`` is no folder of weights.
+        If nothing matches, two results would have one name or one that of an input, ``resume`` meets other rules, or no
+        picture could be cleaned by such rules.
+    WeightsError, MaskError
+        If ``rules.weights`` is no folder of weights, or ``rules.mask`` is a path where nothing is.
     OutputError
         If a result is there already and ``overwrite`` is false, or the folder cannot be written.
     """
@@ -105,34 +110,47 @@ def clean_files(
         raise UsageError(f"{workers} workers cannot work", where="workers", fix="Give 1 or more")
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
-    if rules.weights is not None:
-        load_card(rules.weights)  # once and now, not with each picture
-    sources = gather(inputs)
-    file = _names_file(out, inputs, sources)
-    folder = _folder(sources, Path(out).parent if file and out is not None else out)
-    overwrite = overwrite or (resume and (folder / MANIFEST).is_file())  # what a run left is its own to replace
-    if file and out is not None:
-        plan = {sources[0]: _outlined(Path(out)) if dry_run else Path(out)}
+    _check(rules)
+    given = gather(inputs)
+    file = given.file(out)
+    folder = given.folder(out) if file is None else file.parent
+    manifest = Manifest(folder / MANIFEST, _options(rules))
+
+    def replaces(path: Path) -> bool:
+        return overwrite or (is_preview(path) if dry_run else resume and manifest.made(path))
+
+    if file is not None:
+        results = {given.pictures[0]: file}
     else:
-        plan = _plan(sources, out, [Path(i) for i in inputs if Path(i).is_dir()], overwrite, dry_run)
-    ended: dict[str, Item] = {}
+        results = plan_outputs(given.pictures, out, replaces=lambda path: dry_run or replaces(path), roots=given.roots)
+    given.leave_out_results(results, manifest.made)
+    plan = previews(results) if dry_run else results
+    own = masks_of(list(plan), given.roots, Path(rules.mask)) if _is_folder(rules.mask) else {}
+    ended: dict[Path, Item] = {}
+    jobs = []
+    for source, output in plan.items():
+        if resume and not dry_run and manifest.done(source, output):
+            ended[source] = Item(str(source), str(output), "skipped", "done before")
+        else:
+            jobs.append(Job(source, output, rules, replaces(output), dry_run, own.get(source)))
     with contextlib.ExitStack() as stack:
-        manifest = None
-        if not dry_run and (len(plan) > 1 or resume):
-            manifest = stack.enter_context(Manifest(folder / MANIFEST, _options(rules), resume=resume))
-        jobs = []
-        for source, output in plan.items():
-            if manifest is not None and manifest.done(source):
-                ended[str(source)] = Item(str(source), str(output), "skipped", "done before")
-            else:
-                jobs.append(Job(source, output, rules, overwrite, dry_run))
-        for item in stack.enter_context(contextlib.closing(ENGINES[engine](jobs, workers))):
-            ended[item.source] = item
-            if manifest is not None:
-                manifest.add(item.source, item.output, item.status, reason=item.reason, seconds=item.seconds)
-            if done is not None:
-                done(item, len(jobs))
-    return Summary([ended[str(source)] for source in plan], time.perf_counter() - start, dry_run)
+        record = stack.enter_context(manifest) if not dry_run and (len(plan) > 1 or resume) else None
+        if record is not None:
+            record.plan({job.source: job.output for job in jobs})
+        number = 0
+
+        def tell(fraction: float, what: str) -> None:
+            progress(number + fraction, len(jobs), what)
+
+        for item in stack.enter_context(contextlib.closing(ENGINES[engine](jobs, workers, tell))):
+            ended[Path(item.source)] = item
+            number += 1
+            if record is not None:
+                record.add(item.source, item.output, item.status, reason=item.reason, seconds=item.seconds)
+            tell(0.0, item.source)
+    items = [ended[source] for source in plan]
+    left_out = {str(path): reason for path, reason in given.left_out.items()}
+    return Summary(items, time.perf_counter() - start, folder, dry_run, left_out)
 
 
 @dataclass(frozen=True)
@@ -144,12 +162,19 @@ class Job:
     rules: Rules
     overwrite: bool
     dry_run: bool
+    masks: list[Path] | None = None
+    """What a folder of masks holds for this picture."""
 
-    def run(self) -> Item:
+    def run(self, tell: Progress = lambda fraction, what: None) -> Item:
         """Clean the picture, or outline what would go; whatever goes wrong is told in the item."""
         start = time.perf_counter()
+
+        def named(fraction: float, what: str) -> None:
+            tell(fraction, f"{self.source.name}: {what}")
+
         try:
-            details = self._preview() if self.dry_run else self._clean()
+            check_target(self.output, overwrite=self.overwrite)  # before the work, not after it
+            details = self._preview(named) if self.dry_run else self._clean(named)
         except EffaceError as error:
             return self.failed(str(error), error.exit_code, time.perf_counter() - start)
         except Exception as error:  # a fault of ours must not stop the other pictures either
@@ -164,89 +189,51 @@ class Job:
         reason = reason if str(self.source) in reason else f"{self.source}: {reason}"
         return Item(str(self.source), str(self.output), "failed", reason, exit_code, seconds)
 
-    def _clean(self) -> dict[str, Any]:
-        check_target(self.output, overwrite=self.overwrite)  # before the work, not after it
-        cleaned = apply(self.source, self._with_own_mask())
+    def _clean(self, tell: Progress) -> dict[str, Any]:
+        format_of(self.output)
+        cleaned = apply(self.source, self._own_rules(), progress=tell)
         cleaned.save(self.output, overwrite=self.overwrite)
         return cleaned.as_dict()
 
-    def _preview(self) -> dict[str, Any]:
-        check_target(self.output, overwrite=self.overwrite)
-        picture = read_picture(self.source)
-        found, mask = find(picture, self._with_own_mask())
-        with atomic_write(self.output, overwrite=self.overwrite) as temporary:
-            preview(picture, found, mask).save(temporary, "PNG")
+    def _preview(self, tell: Progress) -> dict[str, Any]:
+        picture = read_picture(self.source, max_pixels=self.rules.max_pixels)
+        found, mask = find(picture, self._own_rules(), tell)
+        save_preview(preview(picture, found, mask), self.output, overwrite=self.overwrite)
         scores = {"masked": round(float(mask.mean()), 4)}
-        return {"texts": [f.as_dict() for f in found], "scores": scores, "notes": picture.notes}
+        notes = [] if mask.any() else ["nothing would be taken away"]
+        return {"texts": [f.as_dict() for f in found], "scores": scores, "notes": [*notes, *picture.notes]}
 
-    def _with_own_mask(self) -> Rules:
+    def _own_rules(self) -> Rules:
         """Return the rules with this picture's mask in place of a folder of masks."""
-        folder = self.rules.mask
-        if not (isinstance(folder, str | Path) and Path(folder).is_dir()):
+        if self.masks is None:
             return self.rules
-        masks = [
-            p for p in sorted(Path(folder).iterdir()) if p.stem == self.source.stem and p.suffix.lower() in SUFFIXES
-        ]
-        if len(masks) != 1:
-            fix = f"Put one picture called {self.source.stem}.png into the folder of masks"
-            raise MaskError(f"{len(masks) or 'no'} masks for {self.source.name}", where=folder, fix=fix)
-        return dataclasses.replace(self.rules, mask=masks[0])
+        if len(self.masks) != 1:
+            what = f"{len(self.masks) or 'no'} masks for {self.source.name}"
+            fix = f"Put one picture called {self.source.stem}.png into it, in the place of the picture in its folder"
+            raise MaskError(what, where=self.rules.mask, fix=fix)
+        return dataclasses.replace(self.rules, mask=self.masks[0])
 
 
-def gather(inputs: Sequence[str | Path]) -> list[Path]:
-    """Return the files that are meant: those named, those of folders and all below, and those that match patterns."""
-    found: dict[Path, None] = {}
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            below = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-            files = [p for p in below if not p.name.startswith(OURS) and not _hidden(p.relative_to(path))]
-        elif path.exists() or not glob.has_magic(str(given)):
-            files = [path]
-        else:
-            files = [p for p in map(Path, sorted(glob.glob(str(given), recursive=True))) if p.is_file()]
-        if not files:
-            raise UsageError("no pictures are there", where=given, fix=f"Known endings: {' '.join(SUFFIXES)}")
-        found |= dict.fromkeys(files)
-    return list(found)
+def _check(rules: Rules) -> None:
+    """Refuse at once what would be refused with each picture. Torch is not imported unless it must."""
+    if isinstance(rules.mask, str | Path) and not Path(rules.mask).exists():
+        raise MaskError("there is no such file or folder", where=rules.mask, fix="Check the path of the mask")
+    name, weights, device = rules.network
+    method = entry(str(describe(name, weights)[1].get("method")))
+    if rules.iterations is not None and "iterations" not in {param.name for param in method.params}:
+        raise UsageError(f"{method.name} is not iterative", where="iterations", fix="Leave them out")
+    if device not in ("auto", "cpu"):
+        pick_device(device)
+    if (memory := int(rules.memory)) < int(Rules.memory):  # that is enough for all
+        from efface.parts.crops import pixels_for
+
+        pixels_for(memory, bytes_per_pixel=method.card.bytes_per_pixel, fixed=FIXED_BYTES)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _names_file(out: str | Path | None, inputs: Sequence[str | Path], sources: Sequence[Path]) -> bool:
-    """Return whether ``out`` is the file to write, not a folder."""
-    if out is None or Path(out).suffix.lower() not in SUFFIXES or Path(out).is_dir():
-        return False
-    if len(sources) > 1 or any(Path(given).is_dir() for given in inputs):
-        raise UsageError("is the name of one picture, and there may be several", where=out, fix="Name a folder")
-    return True
-
-
-def _folder(sources: Sequence[Path], out: str | Path | None) -> Path:
-    return Path(out) if out is not None else Path(os.path.commonpath([path.parent.resolve() for path in sources]))
-
-
-def _plan(
-    sources: Sequence[Path], out: str | Path | None, roots: Sequence[Path], overwrite: bool, dry_run: bool
-) -> dict[Path, Path]:
-    """Return the file to write for each picture; what earlier runs made of others of them is left out."""
-    previews = {f"{name}_boxes.png" for source in sources for name in (source.stem, source.name)}
-    pictures = [source for source in sources if source.name not in previews]
-    results = plan_outputs(pictures, out, overwrite=overwrite or dry_run, roots=roots)
-    if not dry_run:
-        return results
-    outlined = {source: _outlined(path.with_name(source.name)) for source, path in results.items()}
-    if len(set(outlined.values())) < len(outlined):  # a.jpg beside a.png
-        return {source: path.with_name(f"{source.name}_boxes.png") for source, path in results.items()}
-    return outlined
-
-
-def _outlined(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_boxes.png")
+def _is_folder(mask: Any) -> bool:
+    return isinstance(mask, str | Path) and Path(mask).is_dir()
 
 
 def _options(rules: Rules) -> dict[str, Any]:
     """Return what must not change when a run is resumed: all that decides how results look."""
-    return {k: v for k, v in dataclasses.asdict(rules).items() if k not in ("memory", "device")}
+    return {k: v for k, v in dataclasses.asdict(rules).items() if k not in ("memory", "max_pixels", "device")}

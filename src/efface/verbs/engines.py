@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from efface.extras import need
 
+Progress = Callable[[float, str], None]
+"""Told how much of a job is done, in [0, 1], and what goes on."""
 KILLED = "the process that worked on it was killed, perhaps for memory. Lower --memory or --workers"
 LOST = "its process on the cluster was lost: killed, perhaps for memory, or without efface. See the logs of Ray"
 
@@ -22,22 +24,24 @@ LOST = "its process on the cluster was lost: killed, perhaps for memory, or with
 class Job(Protocol):
     """What can be run elsewhere, and always returns."""
 
-    def run(self) -> Any:
-        """Do it, and return what became of it; nothing is raised."""
+    def run(self, tell: Progress = ..., /) -> Any:
+        """Do it, and return what became of it; nothing is raised. ``tell`` is told how far it is."""
 
     def failed(self, reason: str) -> Any:
         """Return the same for a job that could not end because of ``reason``."""
 
 
-Engine = Callable[[Sequence[Job], int], Generator[Any]]
-"""Runs jobs, some at a time, and yields what became of each as it ends. Closed early, it stops them."""
+Engine = Callable[[Sequence[Job], int, Progress], Generator[Any]]
+"""Runs jobs, some at a time, and yields what became of each as it ends. Closed early, it stops them. It tells how far
+the job at work is where there is one at a time."""
 
 
-def local(jobs: Sequence[Job], workers: int) -> Generator[Any]:
+def local(jobs: Sequence[Job], workers: int, tell: Progress) -> Generator[Any]:
     """Run ``jobs`` in as many processes as there are ``workers``, which share the cores, or in this one."""
     if workers == 1 or len(jobs) < 2:
-        yield from (job.run() for job in jobs)
+        yield from (job.run(tell) for job in jobs)
         return
+    tell(0.0, "starting")
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, idle, busy = deque(jobs), list[_Worker](), dict[_Worker, Job]()
     try:
@@ -62,33 +66,36 @@ def local(jobs: Sequence[Job], workers: int) -> Generator[Any]:
             worker.end()
 
 
-def ray(jobs: Sequence[Job], workers: int) -> Generator[Any]:
-    """Run ``jobs`` through Ray Data, on the cluster that RAY_ADDRESS names or on a local one of ``workers``.
+def ray(jobs: Sequence[Job], workers: int, tell: Progress) -> Generator[Any]:
+    """Run ``jobs`` as tasks of Ray, on the cluster that RAY_ADDRESS names or on a local one of ``workers``.
 
     Every machine must have efface and see the files under the same paths.
     """
     ray = need("ray", extra="cluster", job="--engine ray")
-    data = need("ray.data", extra="cluster", job="--engine ray")
-    here = not ray.is_initialized()
+    tell(0.0, "starting")
+    here, folder = not ray.is_initialized(), os.getcwd()
     if here:
         cores = None if os.environ.get("RAY_ADDRESS") else workers
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are told in what is yielded
-    context, folder, left = data.DataContext.get_current(), os.getcwd(), dict(enumerate(jobs))
-    context.enable_progress_bars, context.max_errored_blocks = False, -1  # a lost process costs its own job alone
 
-    def run(row: dict[str, Any]) -> dict[str, Any]:
+    def run(job: Job) -> Any:
         os.chdir(folder)  # names of files may be relative
-        return {"number": row["number"], "ended": row["job"].run()}
+        return job.run()
 
+    task = ray.remote(num_cpus=1, max_retries=0)(run)  # a lost process costs its own job alone
+    left = {task.remote(job): job for job in jobs}
     try:
-        rows = [{"number": number, "job": job} for number, job in left.items()]
-        spread = data.from_items(rows, override_num_blocks=len(rows))
-        for row in spread.map(run, num_cpus=1, max_retries=0).iter_rows():
-            del left[row["number"]]
-            yield row["ended"]
-        yield from (job.failed(LOST) for job in left.values())
+        while left:
+            (ready,), _ = ray.wait(list(left))
+            job = left.pop(ready)
+            try:
+                ended = ray.get(ready)
+            except ray.exceptions.RayError:
+                ended = job.failed(LOST)
+            yield ended
     finally:
+        for waiting in left:
+            ray.cancel(waiting, force=True)
         if here:
             ray.shutdown()
 

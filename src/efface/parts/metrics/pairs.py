@@ -12,6 +12,7 @@ import numpy as np
 
 from efface.errors import InputError, UsageError
 from efface.io.images import SUFFIXES
+from efface.io.leftovers import is_left
 from efface.parts.metrics.pixels import Pixels
 
 Source = str | os.PathLike[str] | Sequence[Pixels]
@@ -45,7 +46,7 @@ def matched(outputs: Source, *, truth: Source | None, masks: Source | None, inpu
 
 
 def _gather(source: Source, role: str) -> dict[str, Item]:
-    """Return the pictures of a source by name, in order."""
+    """Return the pictures of a source by name, in order, without what runs leave beside them."""
     if isinstance(source, np.ndarray):
         raise UsageError("a single array is not a list of pictures", where=role, fix="Give [array]")
     if not isinstance(source, str | os.PathLike):
@@ -57,7 +58,7 @@ def _gather(source: Source, role: str) -> dict[str, Item]:
         return {path.stem: path}
     if not path.is_dir():
         raise InputError("there is no such file or folder", where=path, fix=f"Check the path of the {role}")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES and not is_left(p))
     names = [p.relative_to(path).with_suffix("").as_posix() for p in files]
     if not files:
         raise InputError("the folder holds no picture", where=path, fix=f"Check the path of the {role}")
