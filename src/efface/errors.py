@@ -21,7 +21,8 @@ class EffaceError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}. {self.fix}" if self.fix else head
+        stop = "" if head.endswith("?") else "."
+        return f"{head}{stop} {self.fix}" if self.fix else head
 
     def __reduce__(self):  # keyword arguments survive the trip between worker processes
         return _rebuild, (type(self), self.what, self.where, self.fix)

@@ -54,8 +54,9 @@ def test_harmless_words_end_well(efface, words):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["cleen"], 'Did you mean "clean"'),
-        (["list", "--searhc", "x"], "--search"),
+        (["cleen"], "Did you mean clean?"),
+        (["xyz"], "Known: " + ", ".join(sorted(cli.COMMANDS)) + "\n"),
+        (["list", "--searhc", "x"], "Did you mean --search? See: efface list --help"),
         (["show"], "requires an argument"),
         (["show", "strokefil"], "Did you mean strokefill"),
         (["list", "--subject", "picture"], "Did you mean pictures"),
@@ -64,13 +65,19 @@ def test_harmless_words_end_well(efface, words):
         (["clean", "a.png", "--box", "0,0,0,5"], "at least 1"),
         (["clean", "a.png", "--remove", "rain"], "text"),
         (["clean", "a.png", "--fast", "--best"], "exclude each other"),
+        (["clean", ""], "empty name"),
+        (["clean", "a.png", "-o", ""], "empty name"),
+        (["clean", "a.png", "--only", ""], "every text"),
+        (["clean", "a.png", "--keep", "0,0,9"], "x,y,w,h"),
+        (["clean", "a.png", "--mask", "m.png", "--only", "x"], "none is looked for"),
+        (["score", "a.png"], "--inputs"),
         (["clean", "a.png", "--workers", "many"], "many"),
         (["check", "strokefill", "--seeds", "0;1"], "0,1,2"),
         (["check", "nobody"], "no method is called 'nobody'"),
         (["convert", "x.pth", "--method", "strokefill"], "--out"),
         (["convert", "x.pth", "--method", "strokefill", "-o", "w", "--set", "kernel"], "name=value"),
         (["convert", "x.pth", "--method", "strokefill", "-o", "w", "--set", "kernel=3"], "kernel"),
-        (["fit", "recipe.toml"], "recipe.toml"),
+        (["fit", "recipe.toml"], "error: recipe.toml: this recipe cannot be read: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -105,6 +112,19 @@ def test_errors_become_a_line_and_an_exit_code(efface, monkeypatch, error, code,
 
     monkeypatch.setattr("efface.verbs.find.find", fail)
     assert efface("list") == (code, "", says)
+
+
+def test_a_method_file_that_is_not_python_is_named(efface, install):
+    install("class Darken(\n")
+    code, out, err = efface("list")
+    assert (code, out) == (2, "")
+    assert "darken.py:1: is not Python" in err
+
+
+def test_the_package_lists_its_public_names_alone():
+    import efface
+
+    assert dir(efface) == sorted(efface.__all__)
 
 
 def test_the_process_itself_leaves_with_the_code():

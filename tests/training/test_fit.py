@@ -65,6 +65,30 @@ def test_hyper_parameter_that_is_new_since_does_not_hinder_resuming(recipe):
     assert fit(recipe, out="r", device="cpu", resume=True, progress=None).path == run.path
 
 
+def test_run_that_fails_before_anything_is_logged_can_begin_again(recipe, monkeypatch, tmp_path):
+    with pytest.raises(UsageError, match="tpu"):
+        fit(recipe, out="r", device="tpu", progress=None)
+    assert not (tmp_path / "r").exists()
+
+    def bad(*_given):
+        raise ValueError("bad picture")
+
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/mine").touch()
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="bad picture"):
+        patch.setattr(Noise, "batch", bad)
+        fit(recipe, out="r", device="cpu", progress=None)
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["mine"]
+    assert fit(recipe, out="r", device="cpu", progress=None).finished
+
+
+def test_a_recipe_is_suggested_by_its_methods_name(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/toy.toml").touch()
+    with pytest.raises(UsageError, match=r"No such file.*Did you mean recipes/toy\.toml\?"):
+        fit("toy")
+
+
 def test_stopped_run_says_how_to_go_on(recipe, monkeypatch, capsys):
     monkeypatch.setattr("efface.training.loop.train", lambda *a, **k: False)
     assert not fit(recipe, device="cpu").finished

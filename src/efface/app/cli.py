@@ -10,10 +10,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from efface.app.options import STOPPED
-from efface.errors import EffaceError, UsageError
+from efface.errors import EffaceError, UnknownNameError, UsageError
 
 COMMANDS = {
     "clean": (
@@ -115,6 +115,9 @@ def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are printed, as JSON on stdout where ``--json`` is given."""
     try:
         return app(list(argv), exit_on_error=False, print_error=False, result_action="return_value") or 0
+    except UnknownCommandError as error:
+        word = (error.unused_tokens or [""])[0]
+        return _report(UnknownNameError("command", word, COMMANDS, few=len(COMMANDS)), argv)
     except CycloptsError as error:
         command = " ".join(["efface", *(error.command_chain or ())])
         return _report(UsageError(str(error).strip().rstrip("."), fix=f"See: {command} --help"), argv)

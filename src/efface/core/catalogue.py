@@ -93,7 +93,12 @@ def get(name: str) -> type[Any]:
 
 
 def _read(path: Path, subject: str, module: str) -> Entry:
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise UsageError(
+            f"is not Python: {error.msg}", where=f"{path}:{error.lineno}", fix="Correct the file"
+        ) from error
     for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue

@@ -87,7 +87,8 @@ def check_param(method: str, name: str, value: Any, default: Any, rules: Any) ->
         if isinstance(item, int | float):
             low, high = rules.get("low"), rules.get("high")
             if item != item or (low is not None and item < low) or (high is not None and item > high):
-                raise UsageError(f"{item!r} is outside [{low}, {high}]", where=where, fix=rules.get("help"))
+                span = f"{'-inf' if low is None else low}, {'inf' if high is None else high}"
+                raise UsageError(f"{item!r} is outside [{span}]", where=where, fix=rules.get("help"))
 
 
 def _check_type(where: str, value: Any, kind: type, rules: Any) -> None:

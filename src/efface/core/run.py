@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
@@ -57,6 +58,14 @@ class Run:
         if not run._recipe.is_file():
             raise UsageError("there is no run", where=path, fix="Give the folder that a training was written to")
         return run
+
+    def discard(self) -> None:
+        """Remove a run that has logged nothing yet, so that it can begin anew; what else its folder holds stays."""
+        if not (self.log.is_file() and self.log.stat().st_size):
+            self.log.unlink(missing_ok=True)
+            self._recipe.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                self.path.rmdir()
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -119,9 +119,10 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         text = Path(path).read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"this recipe cannot be read: {error}", where=path, fix="Give the path of a TOML file"
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        close = Path("recipes", f"{path}.toml")
+        fix = f"Did you mean {close}?" if close.is_file() else "Give the path of a TOML file"
+        raise UsageError(f"this recipe cannot be read: {reason}", where=path, fix=fix) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not TOML: {error}", where=path) from error
     for change in changes:

@@ -59,7 +59,13 @@ def fit(
             return run
     elif first:
         Run.create(run.path, recipe.portable().as_dict())
-    if train(method, source, recipe, run, device=device, resume=resume, progress=progress is not None):
+    try:
+        finished = train(method, source, recipe, run, device=device, resume=resume, progress=progress is not None)
+    except BaseException:
+        if first and not resume:
+            run.discard()
+        raise
+    if finished:
         say(f"Weights: {run.weights}")
     else:
         say(f"Stopped with the state saved in {run.path}. Give the same command with --resume to go on")
