@@ -75,9 +75,10 @@ def test_run_that_fails_before_anything_is_logged_can_begin_again(recipe, monkey
 
     (tmp_path / "r").mkdir()
     (tmp_path / "r/mine").touch()
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="bad picture"):
+    with monkeypatch.context() as patch:
         patch.setattr(Noise, "batch", bad)
-        fit(recipe, out="r", device="cpu", progress=None)
+        with pytest.raises(ValueError, match="bad picture"):
+            fit(recipe, out="r", device="cpu", progress=None)
     assert [p.name for p in (tmp_path / "r").iterdir()] == ["mine"]
     assert fit(recipe, out="r", device="cpu", progress=None).finished
 

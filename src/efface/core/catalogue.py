@@ -96,9 +96,8 @@ def _read(path: Path, subject: str, module: str) -> Entry:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except SyntaxError as error:
-        raise UsageError(
-            f"is not Python: {error.msg}", where=f"{path}:{error.lineno}", fix="Correct the file"
-        ) from error
+        what, where = f"is not Python: {error.msg}", f"{path}:{error.lineno}"
+        raise UsageError(what, where=where, fix="Correct the file") from error
     for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
