@@ -18,7 +18,8 @@ from efface.errors import EffaceError, UnknownNameError, UsageError
 COMMANDS = {
     "clean": (
         "Take text out of pictures.\n\nText is found by itself unless --mask or --box says where it is. The inputs "
-        "stay as they are: results are called NAME_clean, and every pixel outside the mask stays exactly as it was.",
+        "stay as they are: results are called NAME_clean, and every pixel outside the mask stays exactly as it was "
+        "where the format stores pixels exactly.",
         "efface clean holiday/ -o cleaned/ --keep 0,0,200,80 --report",
     ),
     "shrink": (
