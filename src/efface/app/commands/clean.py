@@ -55,7 +55,7 @@ def clean_(
         bool, Parameter(group=HOW, help="Use the quickest good method; today the same as the default.")
     ] = False,
     best: Annotated[
-        bool, Parameter(group=HOW, help="Average four mirrored views: better pictures, in four times as long.")
+        bool, Parameter(group=HOW, help="Average four mirrored views: better pictures, in up to four times as long.")
     ] = False,
     iterations: Annotated[
         int | None, Parameter(group=HOW, help="How often an iterative method refines. Default: as it was trained.")
