@@ -87,7 +87,8 @@ class Cleaned:
 
         Where nothing was taken away and the format stays, the file is copied.
         """
-        if self.source is not None and not self.picture.changed and format_of(path) == self.picture.origin.format:
+        untouched = not self.picture.changed and format_of(path) == self.picture.origin.format
+        if untouched and self.source is not None and self.source.is_file():
             write_bytes(path, self.source.read_bytes(), overwrite=overwrite)
         else:
             write_picture(self.picture, path, overwrite=overwrite)
