@@ -84,7 +84,7 @@ def shrink_(
     from efface.verbs.shrink import REPORT, shrink
 
     if dry_run and (report or out is not None or onnx is not None):
-        raise UsageError("writes nothing", where="--dry-run", fix="Leave it, or --out, --report and --onnx")
+        raise UsageError("writes nothing", where="--dry-run", fix="Give it without --out, --report and --onnx")
     if report:
         need("matplotlib", extra="plots", job="--report")
     if out is not None:

@@ -47,12 +47,11 @@ def densities(
     if not free and abs(left) < 0.5:
         return {name: held[name] for name in shapes}
     if not 0 < left <= sum(free.values()) * (1 + 1e-12):
-        total, fixed = sum(sizes.values()), sum(d * sizes[name] for name, d in held.items())
-        least = math.ceil(1e4 * (fixed + len(free)) / total) / 100
-        most = math.floor(1e4 * (fixed + sum(free.values())) / total) / 100
-        what = f"{', '.join(held)} keep {fixed:.0f} weights, so {density * total:.0f} of all {total} cannot stay"
-        fix = f"Keep from {least:.2f} % to {most:.2f} % of the weights, or choose another rule"
-        raise UsageError(what, where=rule, fix=fix)
+        total, kept = sum(sizes.values()), sum(d * sizes[name] for name, d in held.items())
+        least, most = 1e4 * (kept + len(free)) / total, 1e4 * (kept + sum(free.values())) / total
+        bound = f"least {math.ceil(least) / 100:.2f}" if left <= 0 else f"most {math.floor(most) / 100:.2f}"
+        what = f"{', '.join(held)} keep {kept:.0f} weights, so {density * total:.0f} of all {total} cannot stay"
+        raise UsageError(what, where=rule, fix=f"Keep at {bound} % of the weights, or choose another rule")
     share = min(1.0, left / sum(free.values()))
     found = RULES[rule]({name: shapes[name] for name in free}, free, share)
     return {name: held[name] if name in held else found[name] for name in shapes}
