@@ -312,6 +312,12 @@ def test_two_pictures_never_become_one_file(run):
     assert "x/a.png and y/a.png" in err
 
 
+def test_a_name_that_is_too_long_is_told_with_advice(run):
+    flat()
+    code, err = run("a.png", "-o", "a" * 300 + ".png", "--box", BOX)
+    assert (code, "Choose a shorter name" in err) == (OutputError.exit_code, True)
+
+
 def test_a_format_that_cannot_hold_the_result_is_refused(run):
     Image.new("RGBA", (60, 40), "grey").save("a.png")
     code, err = run("a.png", "-o", "a.jpg", "--box", BOX)

@@ -197,11 +197,11 @@ def test_what_no_picture_could_be_cleaned_by_is_refused_once(folder, rules, erro
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("name", ["new.heic", "new.svg"])
-def test_a_name_of_no_known_format_is_refused_before_the_work(folder, name):
+@pytest.mark.parametrize(("given", "name"), [("in/0.png", "new.heic"), ("in", "new.svg")])
+def test_a_name_of_no_known_format_is_refused_before_the_work(folder, given, name):
     folder(1)
     with pytest.raises(OutputError, match="no format"):
-        clean_files(["in/0.png"], RULES, out=name)
+        clean_files([given], RULES, out=name)
     assert not Path(name).exists()
 
 

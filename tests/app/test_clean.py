@@ -226,6 +226,8 @@ def test_outlines_chosen_before_are_grown_as_found_ones_and_none_means_nothing(t
         ({"boxes": [(0.5, 2, 3, 4)]}, UsageError, "whole pixels"),
         ({"boxes": 5}, UsageError, "'5' is not a box"),
         ({"boxes": [None]}, UsageError, "'None' is not a box"),
+        ({"boxes": [[1, [2]]]}, UsageError, "is not a box"),
+        ({"weights": 5}, UsageError, "^weights: 5 is not a path"),
         ({"memory": "much"}, UsageError, "amount of memory"),
         ({"grow": "3"}, UsageError, "^grow: '3' is not a whole number"),
         ({"feather": 1.5}, UsageError, "^feather: 1.5 is not a whole number"),

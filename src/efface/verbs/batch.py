@@ -72,7 +72,7 @@ Told = Callable[[float, int, str], None]
 
 
 def clean_files(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     rules: Rules | None = None,
     *,
     out: str | Path | None = None,
@@ -104,6 +104,7 @@ def clean_files(
         If a result is there already and ``overwrite`` is false, or the folder cannot be written.
     """
     rules, start = rules or Rules(), time.perf_counter()
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     if "" in (out, *inputs):  # else it would mean the current folder
         raise UsageError("an empty name is no file or folder", fix="For the current folder write .")
     if workers < 1:

@@ -33,14 +33,13 @@ class Gathered:
 
     def file(self, out: str | Path | None) -> Path | None:
         """Return ``out`` where it names the file to write; None where it is a folder or not given."""
-        if out is None or Path(out).is_dir():
+        if out is None or os.path.isdir(out):
             return None
-        known, several = Path(out).suffix.lower() in SUFFIXES, self.roots or len(self.pictures) > 1
-        if known and several:
-            raise UsageError("is the name of one picture, and there may be several", where=out, fix="Name a folder")
-        if several or not (known or (mimetypes.guess_type(out)[0] or "").startswith("image/")):
+        if Path(out).suffix.lower() not in SUFFIXES and not (mimetypes.guess_type(out)[0] or "").startswith("image/"):
             return None
         format_of(out)
+        if self.roots or len(self.pictures) > 1:
+            raise UsageError("is the name of one picture, and there may be several", where=out, fix="Name a folder")
         return Path(out)
 
     def folder(self, out: str | Path | None) -> Path:

@@ -26,7 +26,8 @@ GROW_MOST, FEATHER_MOST = 1000, 100
 """Pixels by which a mask may be widened, and over which a result may fade."""
 Places = Sequence[str | int | Sequence[int]] | NDArray[np.integer]
 """Rectangles, ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels each, also as an array (n, 4); or one of them alone."""
-_KINDS: dict[str, tuple[type, type, str]] = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], type, str]] = {
+    "Path": ((Path, str), Path, "a path"),
     "str": (str, str, "a text"),
     "int": (Integral, int, "a whole number"),
     "float": (Real, float, "a number"),
@@ -98,7 +99,7 @@ class Rules:
         for f in fields(self):
             kind, _, or_else = str(f.type).partition(" | ")  # an annotation, as it is written
             value = getattr(self, f.name)
-            if kind in _KINDS and not (value is None and or_else == "None"):
+            if kind in _KINDS and not (value is None and or_else.endswith("None")):
                 taken, plain, what = _KINDS[kind]
                 if isinstance(value, bool) or not isinstance(value, taken):
                     raise UsageError(f"{value!r} is not {what}", where=f.name)
@@ -164,7 +165,7 @@ class Rules:
 
 def as_box(item: Any) -> masks.Box:
     """Read a rectangle ``(x, y, w, h)`` or ``"x,y,w,h"``; any other form is a :class:`UsageError`."""
-    return masks.parse_box(item if isinstance(item, str) else ",".join(map(str, np.ravel(item))))
+    return masks.parse_box(item if isinstance(item, str) else ",".join(map(str, np.asarray(item, object).ravel())))
 
 
 def _box_or_pattern(item: Any) -> masks.Box | str:
