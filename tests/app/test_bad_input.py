@@ -376,7 +376,7 @@ def test_faults_of_ours_are_told_as_such_and_want_of_memory_as_what_it_is(run, m
     flat()
     for error, says in ((ValueError("odd"), "unexpected ValueError: odd"), (MemoryError(), "--memory")):
 
-        def fail(*_args, error=error):
+        def fail(*_args, error=error, **_given):
             raise error
 
         monkeypatch.setattr("efface.verbs.batch.apply", fail)

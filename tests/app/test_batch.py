@@ -75,6 +75,12 @@ def statuses(summary):
     return [item.status for item in summary.items]
 
 
+def test_one_name_is_one_input(folder):
+    source = sign(Path("in/a.png"))
+    for inputs in (source, str(source)):
+        assert [item.source for item in clean_files(inputs, RULES, out="out", overwrite=True).items] == [str(source)]
+
+
 def test_results_keep_the_folders_and_the_order_of_their_pictures(folder):
     sign(Path("in/b/c/2.bmp"))
     sign(Path("in/a.png"))
