@@ -137,7 +137,7 @@ def test_a_module_is_cropped_in_place_and_can_be_had_back():
         (("--input", "1x3x6x6", "--set", "parameters=1.5"), "outside"),
         (("--input", "1x3x6x6", "--set", "rule=snip"), "Give data"),
         (("--input", "1x5x6x6"), "does not take the input"),
-        (("--sparsity", "0.5"), "no hyper-parameter of precropping is called 'sparsity'"),
+        (("--sparsity", "0.5", "--set", "parameters=0.5"), "parameters: is given twice"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(here, run, tmp_path, words, says):
