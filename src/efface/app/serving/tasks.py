@@ -138,7 +138,8 @@ class Clean:
         residual = _residual(cleaned, texts, self.wanted.min_confidence)
         tell(0.9, "writing")
         (self.folder / "mask.png").write_bytes(grey_png(_levels(cleaned.mask)))
-        self._write(cleaned.picture, self.folder)
+        cleaned.save(self.folder / f"result{self.suffix}")
+        render(cleaned.picture, self.folder / "view")
         for number, iterate in enumerate(cleaned.iterates, 1):
             self._write(iterate, self.folder / str(number))
         return Made(texts, cleaned.as_dict(), residual, len(cleaned.iterates))
