@@ -26,6 +26,7 @@ GROW_MOST, FEATHER_MOST = 1000, 100
 """Pixels by which a mask may be widened, and over which a result may fade."""
 Places = Sequence[str | int | Sequence[int]] | NDArray[np.integer]
 """Rectangles, ``(x, y, w, h)`` or ``"x,y,w,h"`` in pixels each, also as an array (n, 4); or one of them alone."""
+_NUMBERS = r"[-+.,;:px()\[\]\s\d]*"
 _KINDS: dict[str, tuple[type | tuple[type, ...], type, str]] = {
     "Path": ((Path, str), Path, "a path"),
     "str": (str, str, "a text"),
@@ -169,9 +170,8 @@ def as_box(item: Any) -> masks.Box:
 
 
 def _box_or_pattern(item: Any) -> masks.Box | str:
-    """Read what is to stay. A text of three numbers or more is meant as a box, not as words."""
-    numbers = re.findall(r"\d+", item) if isinstance(item, str) and re.fullmatch(r"[-+.,;:px()\[\]\s\d]*", item) else []
-    if isinstance(item, str) and len(numbers) < 3:
+    """Read what is to stay. A text of nothing but numbers, three or more, is meant as a box, not as words."""
+    if isinstance(item, str) and not (re.fullmatch(_NUMBERS, item) and len(re.findall(r"\d+", item)) > 2):
         return item
     try:
         return as_box(item)
