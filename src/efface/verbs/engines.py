@@ -67,35 +67,32 @@ def local(jobs: Sequence[Job], workers: int, tell: Progress) -> Generator[Any]:
 
 
 def ray(jobs: Sequence[Job], workers: int, tell: Progress) -> Generator[Any]:
-    """Run ``jobs`` as tasks of Ray, on the cluster that RAY_ADDRESS names or on a local one of ``workers``.
+    """Run ``jobs`` through Ray Data, on the cluster that RAY_ADDRESS names or on a local one of ``workers``.
 
     Every machine must have efface and see the files under the same paths.
     """
     ray = need("ray", extra="cluster", job="--engine ray")
+    data = need("ray.data", extra="cluster", job="--engine ray")
     tell(0.0, "starting")
-    here, folder = not ray.is_initialized(), os.getcwd()
+    here = not ray.is_initialized()
     if here:
         cores = None if os.environ.get("RAY_ADDRESS") else workers
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are told in what is yielded
+    context, folder, left = data.DataContext.get_current(), os.getcwd(), dict(enumerate(jobs))
+    context.enable_progress_bars, context.max_errored_blocks = False, -1  # a lost process costs its own job alone
 
-    def run(job: Job) -> Any:
+    def run(row: dict[str, Any]) -> dict[str, Any]:
         os.chdir(folder)  # names of files may be relative
-        return job.run()
+        return {"number": row["number"], "ended": row["job"].run()}
 
-    task = ray.remote(num_cpus=1, max_retries=0)(run)  # a lost process costs its own job alone
-    left = {task.remote(job): job for job in jobs}
     try:
-        while left:
-            (ready,), _ = ray.wait(list(left))
-            job = left.pop(ready)
-            try:
-                ended = ray.get(ready)
-            except ray.exceptions.RayError:
-                ended = job.failed(LOST)
-            yield ended
+        rows = [{"number": number, "job": job} for number, job in left.items()]
+        for row in data.from_items(rows, override_num_blocks=len(rows)).map(run, num_cpus=1).iter_rows():
+            del left[row["number"]]
+            yield row["ended"]
+        yield from (job.failed(LOST) for job in left.values())
     finally:
-        for waiting in left:
-            ray.cancel(waiting, force=True)
         if here:
             ray.shutdown()
 

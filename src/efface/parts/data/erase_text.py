@@ -47,6 +47,7 @@ class EraseText:
     size: int = 128
     words: tuple[int, int] = (1, 3)
     """Least and most texts in a crop."""
+    sizes: tuple[float, float] = SIZES
     split: Split = "train"
     subset: float = 0.5
     """How often only some of the texts are chosen to go."""
@@ -65,7 +66,7 @@ class EraseText:
         """
         clean = _crop(pick(generator, self.photos), self.size, generator)
         count = int(generator.integers(self.words[0], self.words[1] + 1))
-        picture, drawn = _write(clean, count, self._families, self.split, generator)
+        picture, drawn = _write(clean, count, self._families, self.split, generator, self.sizes)
         chosen = drawn
         if len(drawn) > 1 and generator.random() < self.subset:
             some = generator.permutation(len(drawn))[: int(generator.integers(1, len(drawn) + 1))]
@@ -130,7 +131,12 @@ def _crop(photo: Photo, size: int, generator: Generator) -> Array:
 
 
 def _write(
-    clean: Array, count: int, fonts: Sequence[Sequence[Path]], split: Split, generator: Generator
+    clean: Array,
+    count: int,
+    fonts: Sequence[Sequence[Path]],
+    split: Split,
+    generator: Generator,
+    sizes: tuple[float, float] = SIZES,
 ) -> tuple[Array, list[Drawn]]:
     """Draw ``count`` texts on places of their own, or as many as are found room for; at least one."""
     picture, texts = clean, list[Drawn]()
@@ -138,7 +144,7 @@ def _write(
     for attempt in range(_TRIES):
         if len(texts) == count or (texts and attempt >= 4 * count):
             break
-        drawn = _write_one(picture, taken, fonts, split, generator)
+        drawn = _write_one(picture, taken, fonts, split, generator, sizes)
         if drawn is not None:
             picture = drawn.picture
             texts.append(drawn)
@@ -156,10 +162,11 @@ def _write_one(
     fonts: Sequence[Sequence[Path]],
     split: Split,
     generator: Generator,
+    sizes: tuple[float, float],
 ) -> Drawn | None:
     """Draw a text somewhere, mostly whole; None where it would meet another or cannot be seen."""
     height, width = picture.shape[:2]
-    size = float(np.exp(generator.uniform(*np.log(SIZES))))
+    size = float(np.exp(generator.uniform(*np.log(sizes))))
     lines = _fitting(lines_of(generator, split), 2 * width / size, 0.7 * height / size)
     half = np.asarray([0.25 * size * max(map(len, lines)), 0.6 * size * len(lines)])  # letters are half an em wide
     middle = generator.uniform((0, 0), (width, height))
