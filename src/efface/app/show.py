@@ -77,7 +77,10 @@ def print_summary(summary: Summary) -> None:
     for item in summary.items:
         if item.status == "done":
             taken = [text for text in item.details["texts"] if text["taken"]]
-            notes = [*([f"{len(taken)} text{'s' * (len(taken) != 1)}"] if item.details["texts"] else []), *item.details["notes"]]
+            notes = [
+                *([f"{len(taken)} text{'s' * (len(taken) != 1)}"] if item.details["texts"] else []),
+                *item.details["notes"],
+            ]
             print(f"{item.output}  ({', '.join([*notes, f'{item.seconds:.1f} s'])})")
             for text in item.details["texts"] if summary.dry_run else ():
                 print(f"  {'goes ' if text['taken'] else 'stays'}  {text['confidence']:.2f}  {_words(text)}")
