@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from efface.app.options import parse_bytes
 from efface.core.catalogue import entry
 from efface.io.weights import save_weights
 from efface.parts.data.photos import photographs
+from efface.parts.units import parse_bytes
 
 CHILD = """
 import json, resource, sys

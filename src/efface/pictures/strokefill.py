@@ -117,7 +117,7 @@ class StrokeFill(Network):
         tiling="global",
         radius=32,
         smallest=16,
-        bytes_per_pixel=250,
+        bytes_per_pixel=300,
         dtypes=("float32", "bfloat16"),
         good_at="Small and quick; boxes are enough as masks. Strokes wider than about 20 px become smooth.",
     )
