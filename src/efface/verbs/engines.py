@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -88,7 +89,11 @@ def ray(jobs: Sequence[Job], workers: int, tell: Progress) -> Generator[Any]:
 
     try:
         rows = [{"number": number, "job": job} for number, job in left.items()]
-        for row in data.from_items(rows, override_num_blocks=len(rows)).map(run, num_cpus=1).iter_rows():
+        spread = data.from_items(rows, override_num_blocks=len(rows))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of max_retries, without which a deadly job never ends
+            ended = spread.map(run, num_cpus=1, max_retries=0)
+        for row in ended.iter_rows():
             del left[row["number"]]
             yield row["ended"]
         yield from (job.failed(LOST) for job in left.values())
