@@ -119,6 +119,14 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[float, int, str], None]]:
         yield tell
 
 
+@contextlib.contextmanager
+def share_bar(first: str, *, shown: bool) -> Iterator[Callable[[float, str], None]]:
+    """Yield what is to be told the share of the work that is done and what comes next after ``first``; show both."""
+    with Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar:
+        task = bar.add_task(first, total=1.0)
+        yield lambda share, what: bar.update(task, completed=share, description=what)
+
+
 def measured(effect: Effect) -> str:
     """Return the mean of each arm of ``effect`` in one line, with the lowest and highest of several seeds."""
     return "; ".join(f"{arm} {_span(values)} {effect.unit}".rstrip() for arm, values in effect.measured.items())

@@ -79,12 +79,15 @@ def entries() -> dict[str, Entry]:
     return dict(sorted(found.items()))
 
 
-def entry(name: str) -> Entry:
-    """Return the method called ``name``; a misspelt one raises :class:`UnknownNameError` with suggestions."""
-    known = entries()
-    if name.replace("_", "-") in known:
-        return known[name.replace("_", "-")]
-    raise UnknownNameError("method", name, known)
+def entry(name: str, among: dict[str, Entry] | None = None, *, what: str = "method") -> Entry:
+    """Return the method called ``name``, of all or of those ``among`` which it must be, called ``what`` in errors.
+
+    A misspelt or other one raises :class:`UnknownNameError` with suggestions.
+    """
+    known = entries() if among is None else among
+    if found := known.get(name.replace("_", "-")):
+        return found
+    raise UnknownNameError(what, name, known)
 
 
 def get(name: str) -> type[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.core.catalogue import entries
+from efface.core.catalogue import Entry, entries, entry
 from efface.errors import UnknownNameError, UsageError
 from efface.io.images import MAX_PIXELS
 from efface.parts import masks
@@ -89,8 +89,8 @@ class Rules:
             raise UsageError(f"{self.min_confidence} is outside 0 to 1", where="confidence")
         if self.iterations is not None and self.iterations < 1:
             raise UsageError(f"{self.iterations} iterations do nothing", where="iterations", fix="Give 1 or more")
-        if self.method is not None and self.method.replace("_", "-") not in (known := _methods()):
-            raise UnknownNameError("method for pictures", self.method, known)
+        if self.method is not None:
+            entry(self.method, _methods(), what="method for pictures")
         self._check_patterns()
 
     def _take(self, name: str, value: Any) -> None:
@@ -189,6 +189,6 @@ def _several(given: Any) -> tuple[Any, ...]:
     return (items,) if items and all(isinstance(item, Real) for item in items) else items
 
 
-def _methods() -> list[str]:
-    """Return the names of the methods that repair pictures."""
-    return [name for name, entry in entries().items() if entry.kind == "Network" and "picture" in entry.card.inputs]
+def _methods() -> dict[str, Entry]:
+    """Return the methods that repair pictures."""
+    return {name: e for name, e in entries().items() if e.kind == "Network" and "picture" in e.card.inputs}

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.core.catalogue import entries
+from efface.core.catalogue import entries, entry
 from efface.core.models import Opened, open_model
 from efface.core.planfile import PLAN
 from efface.core.run import versions
-from efface.errors import UnknownNameError, UsageError
+from efface.errors import UsageError
 from efface.io.atomic import write_json
 from efface.io.folders import atomic_folder, check_folder, free_name
 from efface.verbs.inputs import check_inputs, drawn, require_network
@@ -212,9 +212,7 @@ def shrink(
 def _editor(name: str, sparsity: float | None, given: Mapping[str, Any], params: dict[str, Any]) -> Editor:
     """Build the method ``name`` with ``sparsity`` and what of ``given`` is not None, and ``params``."""
     editors = {e.name: e for e in entries().values() if e.kind == "Editor" and e.subject == "networks"}
-    found = editors.get(name.replace("_", "-"))
-    if found is None:
-        raise UnknownNameError("method that takes weights out of networks", name, editors)
+    found = entry(name, editors, what="method that takes weights out of networks")
     method: type[Editor] = found.load()
     given = {key: value for key, value in given.items() if value is not None}
     if strangers := sorted(given.keys() - {param.name for param in found.params}):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,7 +81,7 @@ def bench_(
         check_folder(out, overwrite=overwrite, ours=FIGURES)  # before the work, not after it
 
     from efface.app import bench_report
-    from efface.app.show import print_json, print_rich
+    from efface.app.show import print_json, print_rich, share_bar
     from efface.core.planfile import PLAN
     from efface.parts.timing import using
     from efface.verbs import bench as benches
@@ -94,7 +92,7 @@ def bench_(
     what = subject(model, plan, weights=weights, data=data, shape=parse_shape(input_), seed=seed, device=device)
     globs = include or ["*"]
     found = exported = times = None
-    with using(threads), _bar(shown=not json and sys.stderr.isatty()) as progress:
+    with using(threads), share_bar("opening", shown=not json and sys.stderr.isatty()) as progress:
         if sensitivity:
             found = sensitivities.look(what, include=globs, progress=progress)
         if export is not None:
@@ -133,14 +131,3 @@ def bench_(
             print(f"Report: {folder / bench_report.PAGE}")
         if exported and exported.replaced:
             print(f"New plan: {folder / PLAN}")
-
-
-@contextlib.contextmanager
-def _bar(*, shown: bool) -> Iterator[Callable[[float, str], None]]:
-    """Yield what is to be told the share of the work that is done and what comes next, and show both."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar:
-        task = bar.add_task("opening", total=1.0)
-        yield lambda share, what: bar.update(task, completed=share, description=what)

@@ -83,11 +83,8 @@ def score_(
     json: Json = False,
 ) -> None:
     """Print the figures of a folder of results, or of edits of a generator."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from efface.app.erasure_sheet import erasure_sheet
-    from efface.app.show import print_rich
+    from efface.app.show import print_rich, share_bar
     from efface.io.atomic import atomic_write, check_target
     from efface.verbs.score import score
     from efface.verbs.score_erasure import SENTENCES, score_erasure
@@ -98,12 +95,10 @@ def score_(
     if not erasure:
         if edit or target or sheet:
             raise UsageError("edits are scored with --erasure", fix="Give it, or leave --edit, --target, --sheet out")
-        shown = not json and sys.stderr.isatty()
-        with Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar:
-            task = bar.add_task("scoring", total=1.0)
+        with share_bar("scoring", shown=not json and sys.stderr.isatty()) as tell:
             scores = score(
                 Path(outputs), truth=truth, masks=mask, inputs=inputs, legacy=legacy, residue=residue,
-                progress=lambda share, name: bar.update(task, completed=share),
+                progress=lambda share, name: tell(share, "scoring"),
             )  # fmt: skip
     else:
         if truth or mask or inputs or legacy or residue:
