@@ -15,7 +15,7 @@ from PIL import Image
 
 from efface.errors import MaskError, OutputError, UnknownNameError, UsageError, WeightsError
 from efface.parts.text.detect import TextBox
-from efface.verbs import clean as verb
+from efface.verbs import clean, marking
 from efface.verbs.batch import MANIFEST, clean_files
 from efface.verbs.engines import ENGINES
 from efface.verbs.gather import EARLIER, NOWHERE, UNKNOWN, gather, masks_of
@@ -432,8 +432,8 @@ def test_workers_share_the_cores_unless_told_otherwise(monkeypatch):
 def test_pictures_whose_texts_stay_are_copied(folder, monkeypatch):
     folder(2)
     box = TextBox(np.array([(8, 8), (28, 8), (28, 18), (8, 18)], np.float32), "Sale", 0.9)
-    monkeypatch.setattr(verb, "find_text", lambda pixels: [box])
-    monkeypatch.setattr(verb, "_trained", lambda *network: None)
+    monkeypatch.setattr(marking, "find_text", lambda pixels: [box])
+    monkeypatch.setattr(clean, "load_network", lambda *network: None)
     summary = clean_files(["in"], Rules(keep=["Sale"]), out="out")
     assert statuses(summary) == ["done", "done"]
     assert summary.items[0].details["texts"][0]["stays"] == "words to keep"

@@ -13,8 +13,9 @@ from efface.errors import MaskError, PictureError, UnknownNameError, UsageError
 from efface.io.images import Picture, read_picture, write_picture
 from efface.parts.masks import feather, from_boxes
 from efface.parts.text.detect import TextBox
-from efface.verbs import clean as verb
-from efface.verbs.clean import apply, find
+from efface.verbs import marking, repairing
+from efface.verbs.clean import apply
+from efface.verbs.marking import find
 from efface.verbs.rules import Rules
 
 BOX = (20, 12, 30, 10)
@@ -42,7 +43,7 @@ def texts(monkeypatch):
     """Let the finder find TEXTS, 30 x 16 pixels each."""
     corners = np.array([(0, 0), (30, 0), (30, 16), (0, 16)], np.float32)
     boxes = [TextBox(corners + np.float32(at), words, sure) for words, sure, at in TEXTS]
-    monkeypatch.setattr(verb, "find_text", lambda pixels: boxes)
+    monkeypatch.setattr(marking, "find_text", lambda pixels: boxes)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_too_little_memory_is_refused_with_the_least_that_will_do(run):
 
 def test_little_memory_means_tiles_and_no_other_holes(run, monkeypatch):
     image = noise(200, 200, dtype=np.uint16)
-    monkeypatch.setattr(verb, "LARGEST_CROP", 128 * 128)
+    monkeypatch.setattr(repairing, "LARGEST_CROP", 128 * 128)
     cleaned = run(image, boxes=[(10, 10, 180, 180)], feather=0)
     same = ~cleaned.mask
     assert np.array_equal(cleaned.picture.pixels[same], image[same])

@@ -14,7 +14,6 @@ from efface.io.atomic import atomic_write, write_text
 from efface.io.images import read_picture
 from efface.io.leftovers import PAGE, SHEET
 from efface.verbs.batch import Item, Summary
-from efface.verbs.clean import image_of
 
 SIDE, GAP, LINE = 560, 16, 28
 """Longest side of a picture, space between pictures, and height of a line of text, in pixels."""
@@ -74,7 +73,7 @@ def draw_sheet(rows: list[Row], heads: tuple[str, str]) -> Image.Image:
 
 def _small(path: str) -> Image.Image:
     """Return a copy that fits into a square of :data:`SIDE`, on white where it is clear."""
-    image = image_of(read_picture(path))
+    image = read_picture(path).image
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
     if image.mode in ("LA", "RGBA"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))

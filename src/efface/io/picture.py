@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efface.errors import MaskError, PictureError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels from the upper left corner
 STRIP = 1 << 20  # pixels worked on at a time, so that large pictures need little extra memory
@@ -51,6 +55,21 @@ class Picture:
     def width(self) -> int:
         """Number of columns."""
         return self.pixels.shape[1]
+
+    @property
+    def levels(self) -> NDArray[np.uint8]:
+        """The pixels as RGB (h, w, 3) in 8 bits, rounded; those that are stored so are not copied."""
+        return _eight_bits(self.pixels)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture for Pillow, in 8 bits, with its alpha."""
+        from PIL import Image
+
+        levels = self.levels[..., : self.pixels.shape[2]]
+        if self.alpha is not None:
+            levels = np.concatenate([levels, _eight_bits(self.alpha[..., None])[..., :1]], 2)
+        return Image.fromarray(levels if levels.shape[2] > 1 else levels[..., 0])
 
     def rgb(self, box: Box | None = None) -> np.ndarray:
         """Return the pixels in ``box`` (by default all) as float32 (3, h, w) in [0, 1]; grey is repeated."""
@@ -104,6 +123,14 @@ def strips(height: int, width: int) -> Iterator[slice]:
     rows = max(1, STRIP // max(1, width))
     for start in range(0, height, rows):
         yield slice(start, min(height, start + rows))
+
+
+def _eight_bits(pixels: np.ndarray) -> NDArray[np.uint8]:
+    import cv2
+
+    if pixels.dtype != np.uint8:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255 / full_scale(pixels.dtype)).reshape(pixels.shape)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def _blend(stored: np.ndarray, values: np.ndarray, weight: np.ndarray) -> None:

@@ -17,9 +17,11 @@ from efface.io.atomic import check_target
 from efface.io.images import format_of, read_picture
 from efface.io.leftovers import MANIFEST, is_preview, save_preview
 from efface.io.manifest import Manifest, plan_outputs
-from efface.verbs.clean import FIXED_BYTES, Progress, apply, find, preview
+from efface.verbs.clean import apply
 from efface.verbs.engines import ENGINES
 from efface.verbs.gather import gather, masks_of, previews
+from efface.verbs.marking import Progress, find, preview
+from efface.verbs.repairing import FIXED_BYTES
 from efface.verbs.rules import Rules
 
 

@@ -16,7 +16,7 @@ from efface.io.images import Picture, read_picture, write_picture
 from efface.parts import masks
 from efface.parts.metrics.residue import deteval
 from efface.parts.text.detect import TextBox, find_text
-from efface.verbs import clean
+from efface.verbs import clean, marking
 
 Tell = Callable[[float, str], None]
 
@@ -56,7 +56,7 @@ class AdmitMask:
 
     def run(self, tell: Tell) -> float:
         """Return the share that is masked."""
-        mask = clean.read_mask(self.source, self.size)
+        mask = marking.read_mask(self.source, self.size)
         self.target.write_bytes(grey_png(_levels(mask)))
         return float(mask.mean())
 
@@ -69,7 +69,7 @@ class FindTexts:
 
     def run(self, tell: Tell) -> list[TextBox]:
         """Return all of it, whatever the confidence."""
-        found, _ = clean.find(read_picture(self.source), clean.Rules(), tell)
+        found, _ = marking.find(read_picture(self.source), clean.Rules(), tell)
         return [item.box for item in found]
 
 
@@ -99,7 +99,7 @@ class Preview:
         """Return the weight as PNG."""
         rules = resolve(self.wanted, self.texts, self.means)
         blank = Picture(np.broadcast_to(np.uint8(0), (self.height, self.width, 1)))
-        _, mask = clean.find(blank, rules)
+        _, mask = marking.find(blank, rules)
         weight = masks.feather(mask, rules.feather)
         weight[rules.kept(mask.shape)] = 0
         return grey_png(np.rint(weight * 255).astype(np.uint8), self.size)
@@ -154,9 +154,7 @@ def _residual(cleaned: clean.Cleaned, texts: Sequence[TextBox], min_confidence: 
     """Look for the masked texts once more, with the same finder."""
     before = [text.polygon for text in texts if _centre_in(cleaned.mask, text.polygon)]
     after = (
-        [text.polygon for text in find_text(clean.eight_bits(cleaned.picture.pixels), min_confidence=min_confidence)]
-        if before
-        else []
+        [text.polygon for text in find_text(cleaned.picture.levels, min_confidence=min_confidence)] if before else []
     )
     left = [polygon for polygon in after if _centre_in(cleaned.mask, polygon)]
     return Residual(
