@@ -318,7 +318,8 @@ def test_a_name_that_is_too_long_is_told_with_advice(run):
     assert (code, "Choose a shorter name" in err) == (OutputError.exit_code, True)
 
 
-def test_a_format_that_cannot_hold_the_result_is_refused(run):
+def test_a_format_that_cannot_hold_the_result_is_refused_before_the_work(run, monkeypatch):
+    monkeypatch.setattr("efface.verbs.clean.find", lambda *given: pytest.fail("the work began"))
     Image.new("RGBA", (60, 40), "grey").save("a.png")
     code, err = run("a.png", "-o", "a.jpg", "--box", BOX)
     assert code == OutputError.exit_code

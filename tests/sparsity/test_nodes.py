@@ -81,6 +81,17 @@ def test_rescaling_keeps_the_size_of_sums():
     torch.testing.assert_close(scaled.linear2.weight, plain.linear2.weight * 2**0.5)
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_rescaled_networks_are_scored_as_they_will_be(name):
+    net, x = built(name)
+    hidden = hidden_layers(net)
+    alive = drawn(hidden, 3)
+    made = score_configurations(net, hidden, alive, x, rescale=True)
+    for i, out in enumerate(made):
+        small = smaller(net, hidden, {key: rows[i] for key, rows in alive.items()}, rescale=True)
+        torch.testing.assert_close(out, small(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("net", "words"),
     [

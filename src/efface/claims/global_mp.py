@@ -27,7 +27,7 @@ from efface.seeds import derive, seeded
 from efface.training.recipe import Train
 from efface.training.tuning import tune
 
-DENSE, TUNE, BATCH, LR = 500, 180, 64, 2e-3
+DENSE, TUNE, BATCH, LR = 900, 300, 64, 2e-3
 MINIMUM = 16
 
 CLAIM = Claim(

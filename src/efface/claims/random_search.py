@@ -51,7 +51,7 @@ def check(context: Context) -> list[Effect]:
         trained = copy.deepcopy(net)
         tune(trained, pictures, train, device=context.device)
         for sparsity in SPARSITIES:
-            method = RandomSearch(node_sparsity=sparsity, budget=8 if context.quick else 200)
+            method = RandomSearch(node_sparsity=sparsity, budget=8 if context.quick else 200, rescale=True)
             found = method.search(net, pictures, Work(seed=seed, device=context.device))
             best = float(found.losses[found.best])
             starts["searched"].append(best)

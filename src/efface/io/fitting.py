@@ -30,18 +30,11 @@ def fit(picture: Picture, form: str, path: Path) -> Stored:
 
     What changes without loss of pixels (a palette given up, say) is added to ``picture.notes``.
     """
+    refuse(picture, form, path)
     pixels, alpha = picture.pixels, picture.alpha
-    if max(picture.height, picture.width) > _LONGEST.get(form, 1 << 31):
-        raise OutputError(f"{form} holds at most {_LONGEST[form]} pixels along a side", where=path, fix="Choose .png")
-    if alpha is not None and form in ("JPEG", "PPM"):
-        raise OutputError(f"{form} holds no alpha", where=path, fix="Choose .png, .tif or .webp")
     if pixels.dtype == np.float32 and form != "TIFF":
-        if picture.origin.format is not None:
-            raise OutputError(f"{form} holds no float pixels", where=path, fix="Choose .tif")
         pixels, alpha = _to_8_bits(pixels), None if alpha is None else _to_8_bits(alpha)
         picture.notes.append("the float values were rounded to 8 bits")
-    if pixels.dtype == np.uint16 and form not in _DEEP:
-        raise OutputError(f"{form} holds 8 bits per channel, the picture has 16", where=path, fix="Choose .png or .tif")
     if form == "TIFF" and alpha is not None and pixels.shape[2] == 1 and pixels.dtype != np.uint8:
         pixels = np.repeat(pixels, 3, 2)
         picture.notes.append("saved as RGB: deep grey with alpha is a TIFF that few programs read")
@@ -59,6 +52,18 @@ def fit(picture: Picture, form: str, path: Path) -> Stored:
             return Stored(indices, None, palette)
         picture.notes.append("saved with full colours: the result has colours that the palette lacks")
     return stored
+
+
+def refuse(picture: Picture, form: str, path: Path) -> None:
+    """Raise OutputError where the format ``form`` can hold no picture of this size, depth or alpha."""
+    if max(picture.height, picture.width) > _LONGEST.get(form, 1 << 31):
+        raise OutputError(f"{form} holds at most {_LONGEST[form]} pixels along a side", where=path, fix="Choose .png")
+    if picture.alpha is not None and form in ("JPEG", "PPM"):
+        raise OutputError(f"{form} holds no alpha", where=path, fix="Choose .png, .tif or .webp")
+    if picture.pixels.dtype == np.float32 and form != "TIFF" and picture.origin.format is not None:
+        raise OutputError(f"{form} holds no float pixels", where=path, fix="Choose .tif")
+    if picture.pixels.dtype == np.uint16 and form not in _DEEP:
+        raise OutputError(f"{form} holds 8 bits per channel, the picture has 16", where=path, fix="Choose .png or .tif")
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from PIL import Image
 from efface.errors import OutputError
 from efface.io import metadata, png, tiff
 from efface.io.atomic import atomic_write
-from efface.io.fitting import Stored, fit
+from efface.io.fitting import Stored, fit, refuse
 from efface.io.picture import Origin, Picture
 
 SUFFIXES = {
@@ -61,6 +61,14 @@ def write_picture(
             ) from error
     if form in ("JPEG", "AVIF") or (form == "WEBP" and not _lossless(origin, quality)):
         picture.notes.append(f"{form} stores pixels inexactly: those that were left alone may differ by a little")
+
+
+def check_fits(picture: Picture, path: Path | str) -> None:
+    """Raise :class:`OutputError` where the format that ``path`` names can hold no picture of that size, depth or alpha.
+
+    To be asked before long work: :func:`write_picture` refuses the same at its end.
+    """
+    refuse(picture, format_of(path), Path(path))
 
 
 def format_of(path: Path | str) -> str:

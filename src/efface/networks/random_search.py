@@ -135,7 +135,9 @@ class RandomSearch(Editor):
         count = min(self.score_batch, max(1, len(task.train) // 2))
         batch = task.train.take(task.train.order(work.seed, part * count, count))
         net = copy.deepcopy(model).to(work.device)
-        made = score_configurations(net, hidden, alive, batch["picture"].to(work.device), chunk=self.chunk)
+        made = score_configurations(
+            net, hidden, alive, batch["picture"].to(work.device), rescale=self.rescale, chunk=self.chunk
+        )
         labels = batch["label"].to(work.device)
         return torch.stack([F.cross_entropy(logits.float(), labels) for logits in made]).cpu()
 

@@ -14,7 +14,7 @@ from efface.core.catalogue import entry
 from efface.core.trained import describe, pick_device
 from efface.errors import EffaceError, MaskError, UnknownNameError, UsageError
 from efface.io.atomic import check_target
-from efface.io.images import format_of, read_picture
+from efface.io.images import read_picture
 from efface.io.leftovers import MANIFEST, is_preview, save_preview
 from efface.io.manifest import Manifest, plan_outputs
 from efface.verbs.clean import apply
@@ -193,8 +193,7 @@ class Job:
         return Item(str(self.source), str(self.output), "failed", reason, exit_code, seconds)
 
     def _clean(self, tell: Progress) -> dict[str, Any]:
-        format_of(self.output)
-        cleaned = apply(self.source, self._own_rules(), progress=tell)
+        cleaned = apply(self.source, self._own_rules(), progress=tell, output=self.output)
         cleaned.save(self.output, overwrite=self.overwrite)
         return cleaned.as_dict()
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.io.atomic import write_bytes
-from efface.io.images import MAX_PIXELS, Picture, format_of, read_picture, write_picture
+from efface.io.images import MAX_PIXELS, Picture, check_fits, format_of, read_picture, write_picture
 from efface.io.picture import full_scale
 from efface.parts import masks
 from efface.verbs.marking import Found, Progress, find
@@ -121,13 +121,25 @@ def clean(
     return apply(image, rules, progress=progress)
 
 
-def apply(image: Any, rules: Rules, *, progress: Progress | None = None, iterates: bool = False) -> Cleaned:
-    """Do to ``image`` what ``rules`` say; see :func:`clean`. ``iterates`` keeps those of an iterative method."""
+def apply(
+    image: Any,
+    rules: Rules,
+    *,
+    progress: Progress | None = None,
+    iterates: bool = False,
+    output: Path | None = None,
+) -> Cleaned:
+    """Do to ``image`` what ``rules`` say; see :func:`clean`. ``iterates`` keeps those of an iterative method.
+
+    Where the picture is to be written to ``output``, which cannot hold it, it is refused before the work.
+    """
     tell, start = progress or (lambda fraction, what: None), time.perf_counter()
     with ThreadPoolExecutor(1, "efface-load") as pool:
         loading = pool.submit(load_network, *rules.network) if rules.searches else None  # while text is looked for
         tell(0.0, "reading")
         picture, network = read_picture(image, max_pixels=rules.max_pixels), None
+        if output is not None:
+            check_fits(picture, output)
         found, mask = find(picture, rules, tell)
         rim = np.flatnonzero(masks.rim(mask))
         values = picture.pixels.reshape(mask.size, -1)

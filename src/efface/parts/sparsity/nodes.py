@@ -56,12 +56,12 @@ def hidden_layers(model: nn.Module) -> list[Hidden]:
 
 
 def score_configurations(
-    model: nn.Module, hidden: Sequence[Hidden], alive: Alive, x: Tensor, *, chunk: int = 64
+    model: nn.Module, hidden: Sequence[Hidden], alive: Alive, x: Tensor, *, rescale: bool = False, chunk: int = 64
 ) -> Tensor:
     """Return what ``model`` makes of ``x`` in evaluation, with the nodes of each configuration alone: (count, b, ...).
 
     ``alive`` is (count, nodes) for each hidden layer. A dead node is not read, whatever its bias and norm make of it.
-    ``chunk`` configurations run at once, as one product over all of them.
+    ``rescale`` is that of :func:`without_nodes`. ``chunk`` configurations run at once, as one product over all of them.
     """
     readers = {layer.name: model.get_submodule(layer.reader).get_parameter("weight").detach() for layer in hidden}
 
@@ -73,6 +73,8 @@ def score_configurations(
         return functional_call(model, weights, (x,))
 
     given = {layer.name: alive[layer.name].to(x) for layer in hidden}
+    if rescale:
+        given = {name: kept / kept.mean(1, keepdim=True).sqrt() for name, kept in given.items()}
     with torch.no_grad(), mode(model, training=False):
         return vmap(run, chunk_size=chunk, randomness="same")(given)
 
