@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from efface.core.method import Work
-from efface.errors import UsageError
+from efface.errors import EffaceError, UsageError
 from efface.networks.random_pruning import RandomPruning
 from efface.parts.data.tasks import Task
 
@@ -98,9 +98,30 @@ def test_the_density_of_the_last_layer_can_be_given_and_what_lies_on_no_path_is_
     assert RandomPruning(sparsity=0.3).plan(net, None, Work()).made_by["notes"] == []
 
 
+def test_densities_can_be_given_and_the_other_layers_fit_them():
+    kept = RandomPruning(sparsity=0.5, given=("0=1", "6.*=0.25")).masks(network(), None, Work()).per_layer()
+    assert (kept["0.weight"], kept["6.weight"]) == ((54, 54), (36, 144))
+    assert sum(part for part, _ in kept.values()) == round(sum(whole for _, whole in kept.values()) / 2)
+    for given, words in (
+        ("6", "not GLOB=SHARE"),
+        ("6=x", "not GLOB=SHARE"),
+        ("7=1", "prunable"),
+        ("6=2", "not a density"),
+    ):
+        with pytest.raises(EffaceError, match=words):
+            RandomPruning(given=(given,)).masks(network(), None, Work())
+    with pytest.raises(UsageError, match="finds all densities itself"):
+        RandomPruning(rule="magnitude", given=("6=1",)).masks(network(), None, Work())
+
+
+def test_synaptic_flow_needs_no_more_than_the_shape_of_an_input():
+    masks = RandomPruning(rule="synflow").masks(network(), None, Work(example=(torch.zeros(2, 1, 6, 6),)))
+    assert masks.kept == round(0.2 * masks.total)
+
+
 def test_rules_that_score_weights_need_data():
-    for rule in ("snip", "grasp"):
-        with pytest.raises(UsageError, match="scores weights on data"):
+    for rule in ("snip", "grasp", "synflow"):
+        with pytest.raises(UsageError, match="runs the network"):
             RandomPruning(rule=rule).masks(network(), None, Work())
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from efface.errors import DataError, EffaceError
 from efface.parts.sparsity.prunable import prunable
-from efface.parts.sparsity.scores import gradient, grasp, magnitude, random_scores, snip, synflow, taylor
+from efface.parts.sparsity.scores import gradient, grasp, lamp, magnitude, random_scores, snip, synflow, taylor
 from efface.parts.sparsity.topk import keep_global
 
 
@@ -93,6 +93,13 @@ def derivative(function, weight, place, size=1e-5):
 
 def mean_loss(net, data):
     return sum(float(loss(net, batch)) for batch in data) / len(data)
+
+
+def test_lamp_divides_by_the_squares_that_are_no_smaller():
+    scores = lamp({"a": torch.tensor([[3.0, -1.0], [2.0, 0.0]]), "b": torch.zeros(2), "c": torch.tensor([1e-8, 5.0])})
+    assert torch.allclose(scores["a"], torch.tensor([[1.0, 1 / 14], [4 / 13, 0.0]]))
+    assert torch.equal(scores["b"], torch.zeros(2))
+    assert scores["c"].tolist() == pytest.approx([4e-18, 1.0])
 
 
 @pytest.mark.parametrize("place", [0, 7, 19])

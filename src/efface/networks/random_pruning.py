@@ -9,14 +9,15 @@ Liu et al., The Unreasonable Effectiveness of Random Pruning: Return of the Most
 (arXiv:2202.02643). Counts are exact where the official code draws each weight for itself; ratios by SNIP and GraSP are
 those of the network's own weights, where the official code draws new ones first; momenta are masked too.
 
-Left out: corruptions of ImageNet-C among what robustness is measured by, and a command for it; densities given layer
-by layer or read from a file, and those of LAMP and SynFlow; new first weights for the ratios of SNIP.
+Left out: corruptions of ImageNet-C among what robustness is measured by, and a command for it; new first weights for
+the ratios of SNIP.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,7 +32,7 @@ from efface.parts.metrics.calibration import robustness
 from efface.parts.sparsity.densities import densities, exact_counts
 from efface.parts.sparsity.masks import MaskSet
 from efface.parts.sparsity.prunable import prunable
-from efface.parts.sparsity.scores import grasp, magnitude, random_scores, snip
+from efface.parts.sparsity.scores import grasp, lamp, magnitude, random_scores, snip, synflow
 from efface.parts.sparsity.topk import keep_global, keep_layerwise
 from efface.training.edits import edits
 from efface.training.recipe import Train
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
+SHAPED = ("uniform", "uniform+", "er", "erk", "erk+", "igq", "balanced")
+SCORED = ("magnitude", "lamp", "synflow", "snip", "grasp")
+"""Rules by the shapes of layers, and by how many of the weights ranked highest they hold."""
 PER_CLASS = 25
 """Pictures of each class that GraSP scores weights on."""
 
@@ -53,8 +57,9 @@ class RandomPruning(Editor):
     rule: str = param(
         "erk",
         "how the density of a layer follows from its shape, or from a score of its weights",
-        choices=("uniform", "uniform+", "er", "erk", "erk+", "igq", "balanced", "magnitude", "snip", "grasp"),
+        choices=(*SHAPED, *SCORED),
     )
+    given: tuple[str, ...] = param((), "densities of some layers, GLOB=SHARE; for rules by shape, which fit the others")
     last: float = param(0.0, "density of the last linear layer, for rules by shape; 0 is theirs", low=0.0, high=1.0)
     avoid_dead_rows: bool = param(False, "leave each output of a layer one weight at least")
     scaled: bool = param(False, "divide the initial weights by the root of their layer's density")
@@ -100,7 +105,8 @@ class RandomPruning(Editor):
         Raises
         ------
         UsageError
-            If the rule scores weights on data and there is none, or ``avoid_dead_rows`` needs more weights than stay.
+            If the rule scores weights on data and there is none, ``given`` is not as it should be, or
+            ``avoid_dead_rows`` needs more weights than stay.
         """
         weights = prunable(model, self.include, self.exclude)
         scores = random_scores(weights, work.seed)
@@ -114,24 +120,44 @@ class RandomPruning(Editor):
     ) -> dict[str, int]:
         """Return how many weights of each layer stay, by the rule."""
         sizes = {name: weight.numel() for name, weight in weights.items()}
-        density = 1 - self.sparsity
-        if self.rule not in ("magnitude", "snip", "grasp"):
-            shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-            linear = [name for name, shape in shapes.items() if len(shape) == 2]
-            fixed = dict.fromkeys(linear[-1:], self.last) if self.last else {}
-            return exact_counts(densities(self.rule, shapes, density, fixed=fixed), sizes)
-        scores: Mapping[str, Tensor] = magnitude(weights) if self.rule == "magnitude" else {}
-        if not scores:
-            if data is None:
-                raise UsageError(f"the rule {self.rule} scores weights on data", where="rule", fix="Give data")
-            count = self.batch if self.rule == "snip" else PER_CLASS * len(data.classes)
-            batch = data.train.batch(work.seed, 0, min(count, len(data.train)))
-            device = next(model.parameters()).device
-            batch = {key: value.to(device) for key, value in batch.items()}
-            score = snip if self.rule == "snip" else grasp
-            scores = score(model, weights, data.loss, [batch])
-        keep = round(density * sum(sizes.values()))
-        return {name: kept for name, (kept, _) in keep_global(scores, keep, min_keep=1).per_layer().items()}
+        if self.rule in SCORED:
+            if self.given:
+                raise UsageError(f"the rule {self.rule} finds all densities itself", where="given", fix="Leave it out")
+            keep = round((1 - self.sparsity) * sum(sizes.values()))
+            ranked = keep_global(self._scores(model, weights, data, work), keep, min_keep=1)
+            return {name: kept for name, (kept, _) in ranked.per_layer().items()}
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        linear = [name for name, shape in shapes.items() if len(shape) == 2]
+        fixed = dict.fromkeys(linear[-1:], self.last) if self.last else {}
+        return exact_counts(densities(self.rule, shapes, 1 - self.sparsity, fixed=fixed | self._given(model)), sizes)
+
+    def _given(self, model: nn.Module) -> dict[str, float]:
+        """Return the densities that are given, by layer."""
+        found: dict[str, float] = {}
+        for glob, density in map(_share_of, self.given):
+            found |= dict.fromkeys(prunable(model, (glob,), self.exclude), density)
+        return found
+
+    def _scores(
+        self, model: nn.Module, weights: Mapping[str, nn.Parameter], data: Task | None, work: Work
+    ) -> Mapping[str, Tensor]:
+        """Return the score of each weight by which the rule counts what layers keep."""
+        if self.rule in ("magnitude", "lamp"):
+            return (magnitude if self.rule == "magnitude" else lamp)(weights)
+        if data is None and not (self.rule == "synflow" and work.example):
+            fix = "Give data, or the shape of an input" if self.rule == "synflow" else "Give data"
+            raise UsageError(f"the rule {self.rule} runs the network", where="rule", fix=fix)
+        device = next(model.parameters()).device
+
+        def batch(count: int) -> dict[str, Tensor]:
+            taken = data.train.batch(work.seed, 0, min(count, len(data.train)))  # type: ignore[union-attr]
+            return {key: value.to(device) for key, value in taken.items()}
+
+        if self.rule == "synflow":
+            return synflow(model, weights, work.example or (batch(1)["picture"],), density=1 - self.sparsity)
+        if self.rule == "snip":
+            return snip(model, weights, data.loss, [batch(self.batch)])  # type: ignore[union-attr]
+        return grasp(model, weights, data.loss, [batch(PER_CLASS * len(data.classes))])  # type: ignore[union-attr]
 
     def _scaled(self, model: nn.Module, masks: MaskSet) -> nn.Module:
         """Return a copy of ``model`` whose weights keep the variance of what they add up to."""
@@ -151,6 +177,14 @@ class RandomPruning(Editor):
         net, attach = copy.deepcopy(model).requires_grad_(), [] if masks is None else [masks.attach]
         tune(net, data, train, device=work.device, attach=attach, progress=work.progress)
         return net
+
+
+def _share_of(item: str) -> tuple[str, float]:
+    glob, _, share = item.rpartition("=")
+    with suppress(ValueError):
+        if glob:
+            return glob, float(share)
+    raise UsageError(f"{item!r} is not GLOB=SHARE", where="given", fix="Write: head.*=0.5")
 
 
 def _first_of_each_row(score: Tensor, count: int, name: str) -> Tensor:

@@ -30,6 +30,21 @@ def magnitude(weights: Mapping[str, Tensor]) -> Scores:
     return {name: w.detach().float().abs() for name, w in weights.items()}
 
 
+def lamp(weights: Mapping[str, Tensor]) -> Scores:
+    """Return w^2 over the sum of the squares in its layer that are no smaller.
+
+    Lee et al., Layer-adaptive sparsity for magnitude-based pruning (arXiv:2010.07611), eq. 3. The largest weight of a
+    layer scores 1, so that a ranking of all weights empties no layer.
+    """
+
+    def share(w: Tensor) -> Tensor:
+        ranked, order = w.detach().double().square().flatten().sort(stable=True)
+        rest = ranked.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(torch.float64).tiny)
+        return torch.empty_like(ranked).scatter_(0, order, ranked / rest).view(w.shape).float()
+
+    return {name: share(w) for name, w in weights.items()}
+
+
 def random_scores(weights: Mapping[str, Tensor], seed: int = 0) -> Scores:
     """Return numbers in [0, 1), drawn for each layer from ``seed`` and its name."""
     return {
