@@ -13,7 +13,7 @@ from PIL import ImageFont
 
 from efface.parts.text import fonts, words
 from efface.parts.text.render import VISIBLE, as_float, draw, make_layer
-from efface.parts.text.style import BLACK, WHITE, Style, random_style
+from efface.parts.text.style import BLACK, WHITE, Style, random_style, rarer
 from efface.seeds import numpy_generator
 
 GREY = np.full((96, 160, 3), 0.5, np.float32)
@@ -204,6 +204,17 @@ def test_poisson_blending_keeps_the_texture_under_the_text():
     inside = plain.alpha > 0.99
     assert blended.picture[inside].std() > plain.picture[inside].std() + 0.05
     assert blended.picture[inside].mean() > ground[inside].mean() + 0.1
+
+
+def test_rarer_texts_glow_are_faint_or_are_soft():
+    usual = Style(size=40)
+    looks = [rarer(numpy_generator(i, "rare"), usual) for i in range(90)]
+    glowing = [s for s in looks if s.shadow == (0, 0) and s.shadow_blur > 1]
+    faint = [s for s in looks if s.opacity < 0.4]
+    soft = [s for s in looks if s.feather > 0]
+    assert min(map(len, (glowing, faint, soft))) > 15
+    assert len(glowing) + len(faint) + len(soft) == 90
+    assert all(drawn(s) is not None for s in looks)
 
 
 @settings(max_examples=60, deadline=None)

@@ -37,14 +37,15 @@ def erase_text(
     size: int = 128,
     words: tuple[int, int] = (1, 3),
     sizes: tuple[float, float] = (8, 64),
+    rare: float = 0.0,
     subset: float = 0.5,
 ) -> EraseText:
     """Return made-up texts on the photographs of ``folder``, or on made-up ones where it is None.
 
     ``split`` is ``train`` (with BSDS500's own ``val`` in it) or ``test``: photographs, font families and words of the
     two have nothing in common. ``fonts`` are a folder or font files; None takes the system's, and the built-in face
-    where there is none. ``sizes`` are the least and the greatest size of text, in pixels per em. Raises
-    :class:`DataError` where photographs or given fonts cannot be found.
+    where there is none. ``sizes`` are the least and the greatest size of text, in pixels per em; ``rare`` is how
+    often one glows, is faint or is soft. Raises :class:`DataError` where photographs or given fonts cannot be found.
     """
     from efface.parts.data.erase_text import EraseText
     from efface.parts.data.photos import photographs
@@ -61,6 +62,7 @@ def erase_text(
         size=size,
         words=(words[0], words[1]),
         sizes=(sizes[0], sizes[1]),
+        rare=rare,
         subset=subset,
         split="train" if split == "train" else "test",
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from efface.errors import DataError
 from efface.parts.text.fonts import families
 from efface.parts.text.render import Drawn, as_float, make_layer, paste
-from efface.parts.text.style import random_style
+from efface.parts.text.style import random_style, rarer
 from efface.parts.text.words import Split, lines_of, pick
 from efface.seeds import numpy_generator
 
@@ -48,6 +48,8 @@ class EraseText:
     words: tuple[int, int] = (1, 3)
     """Least and most texts in a crop."""
     sizes: tuple[float, float] = SIZES
+    rare: float = 0.0
+    """How often a text has a look that few have: it glows, is faint, or is soft."""
     split: Split = "train"
     subset: float = 0.5
     """How often only some of the texts are chosen to go."""
@@ -55,8 +57,8 @@ class EraseText:
     """How often the picture with text has been through JPEG."""
 
     @cached_property
-    def _families(self) -> list[list[Path]]:
-        return list(families(self.fonts).values())
+    def _texts(self) -> _Texts:
+        return _Texts(list(families(self.fonts).values()), self.split, self.sizes, self.rare)
 
     def sample(self, generator: Generator) -> dict[str, Array]:
         """Return one sample: ``picture`` and ``target`` (3, s, s) in [0, 1], ``mask`` and ``alpha`` (1, s, s).
@@ -66,7 +68,7 @@ class EraseText:
         """
         clean = _crop(pick(generator, self.photos), self.size, generator)
         count = int(generator.integers(self.words[0], self.words[1] + 1))
-        picture, drawn = _write(clean, count, self._families, self.split, generator, self.sizes)
+        picture, drawn = _write(clean, count, self._texts, generator)
         chosen = drawn
         if len(drawn) > 1 and generator.random() < self.subset:
             some = generator.permutation(len(drawn))[: int(generator.integers(1, len(drawn) + 1))]
@@ -89,6 +91,17 @@ class EraseText:
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
 
 
+@dataclass(frozen=True)
+class _Texts:
+    """What texts are drawn."""
+
+    fonts: Sequence[Sequence[Path]]
+    """By family."""
+    split: Split
+    sizes: tuple[float, float] = SIZES
+    rare: float = 0.0
+
+
 def evaluation_set(
     photos: Sequence[Photo], fonts: Sequence[Path], seed: int, count: int, words: tuple[int, int] = (2, 6)
 ) -> list[dict[str, Any]]:
@@ -98,12 +111,12 @@ def evaluation_set(
     3 px wider, and ``strokes`` (h, w) bool: the pixels that differ.
     """
     made: list[dict[str, Any]] = []
-    faces = list(families(fonts).values())
+    texts = _Texts(list(families(fonts).values()), "test")
     for index in range(count):
         generator = numpy_generator(seed, index, "erase-text evaluation")
         clean = photos[index % len(photos)]
         wanted = int(generator.integers(words[0], words[1] + 1))
-        picture, drawn = _write(as_float(clean), wanted, faces, "test", generator)
+        picture, drawn = _write(as_float(clean), wanted, texts, generator)
         stored = np.round(picture * 255).astype(np.uint8)
         mask = np.zeros(clean.shape[:2], np.uint8)
         for text in drawn:
@@ -130,21 +143,14 @@ def _crop(photo: Photo, size: int, generator: Generator) -> Array:
     return (np.round(table * 255) / 255).astype(np.float32)[crop]
 
 
-def _write(
-    clean: Array,
-    count: int,
-    fonts: Sequence[Sequence[Path]],
-    split: Split,
-    generator: Generator,
-    sizes: tuple[float, float] = SIZES,
-) -> tuple[Array, list[Drawn]]:
+def _write(clean: Array, count: int, kind: _Texts, generator: Generator) -> tuple[Array, list[Drawn]]:
     """Draw ``count`` texts on places of their own, or as many as are found room for; at least one."""
     picture, texts = clean, list[Drawn]()
     taken = np.zeros(clean.shape[:2], bool)
     for attempt in range(_TRIES):
         if len(texts) == count or (texts and attempt >= 4 * count):
             break
-        drawn = _write_one(picture, taken, fonts, split, generator, sizes)
+        drawn = _write_one(picture, taken, kind, generator)
         if drawn is not None:
             picture = drawn.picture
             texts.append(drawn)
@@ -156,18 +162,11 @@ def _write(
     return picture, texts
 
 
-def _write_one(
-    picture: Array,
-    taken: NDArray[np.bool_],
-    fonts: Sequence[Sequence[Path]],
-    split: Split,
-    generator: Generator,
-    sizes: tuple[float, float],
-) -> Drawn | None:
+def _write_one(picture: Array, taken: NDArray[np.bool_], kind: _Texts, generator: Generator) -> Drawn | None:
     """Draw a text somewhere, mostly whole; None where it would meet another or cannot be seen."""
     height, width = picture.shape[:2]
-    size = float(np.exp(generator.uniform(*np.log(sizes))))
-    lines = _fitting(lines_of(generator, split), 2 * width / size, 0.7 * height / size)
+    size = float(np.exp(generator.uniform(*np.log(kind.sizes))))
+    lines = _fitting(lines_of(generator, kind.split), 2 * width / size, 0.7 * height / size)
     half = np.asarray([0.25 * size * max(map(len, lines)), 0.6 * size * len(lines)])  # letters are half an em wide
     middle = generator.uniform((0, 0), (width, height))
     if generator.random() < _WHOLE:
@@ -176,7 +175,9 @@ def _write_one(
     if taken[y0:y1, x0:x1].any():
         return None
     style = random_style(generator, picture[y0:y1, x0:x1], sizes=(size, size))
-    layer = make_layer(lines, style, font=pick(generator, pick(generator, fonts)) if fonts else None)
+    if kind.rare and generator.random() < kind.rare:
+        style = rarer(generator, style)
+    layer = make_layer(lines, style, font=pick(generator, pick(generator, kind.fonts)) if kind.fonts else None)
     if layer is None:
         return None
     if generator.random() < _WHOLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -98,6 +98,20 @@ def random_style(
         shadow_blur=float(generator.uniform(0.5, 1 + size / 12)) if chance() < 0.6 else 0.0,
         shadow_alpha=float(generator.uniform(0.3, 1)),
     )
+
+
+def rarer(generator: Generator, style: Style) -> Style:
+    """Return ``style`` as few texts have it: it glows, or is faint, or as soft as what is out of focus."""
+    kind = generator.integers(3)
+    if kind == 0:
+        colour = style.colour if generator.random() < 0.5 else _colour(generator, style.colour)
+        blur, alpha = generator.uniform((1.5, 0.5), (2 + style.size / 6, 1.0))
+        return replace(
+            style, shadow=(0.0, 0.0), shadow_colour=colour, shadow_blur=float(blur), shadow_alpha=float(alpha)
+        )
+    if kind == 1:
+        return replace(style, opacity=float(generator.uniform(0.08, 0.35)))
+    return replace(style, feather=float(generator.uniform(0.5, 1 + style.size / 14)))
 
 
 def luma(colour: Colour) -> float:
