@@ -42,9 +42,8 @@ if TYPE_CHECKING:
     from efface.core.plan import Plan
     from efface.parts.data.tasks import Task
 
-SHAPED = ("uniform", "uniform+", "er", "erk", "erk+", "igq", "balanced")
 SCORED = ("magnitude", "lamp", "synflow", "snip", "grasp")
-"""Rules by the shapes of layers, and by how many of the weights ranked highest they hold."""
+"""Rules that rank all weights, and count how many of the highest each layer holds; the others go by shapes."""
 PER_CLASS = 25
 """Pictures of each class that GraSP scores weights on."""
 
@@ -57,8 +56,11 @@ class RandomPruning(Editor):
     rule: str = param(
         "erk",
         "how the density of a layer follows from its shape, or from a score of its weights",
-        choices=(*SHAPED, *SCORED),
-    )
+        choices=(
+            "uniform", "uniform+", "er", "erk", "erk+", "igq", "balanced", "magnitude", "lamp", "synflow", "snip",
+            "grasp",
+        ),
+    )  # fmt: skip
     given: tuple[str, ...] = param((), "densities of some layers, GLOB=SHARE; for rules by shape, which fit the others")
     last: float = param(0.0, "density of the last linear layer, for rules by shape; 0 is theirs", low=0.0, high=1.0)
     avoid_dead_rows: bool = param(False, "leave each output of a layer one weight at least")
