@@ -15,10 +15,11 @@ import torch
 
 from efface.core.run import versions
 from efface.io.weights import load_card
+from efface.parts.diffusion.latents import decode, encode
 from efface.parts.diffusion.pipelines import sample
 from efface.parts.worlds.captions import caption
 from efface.parts.worlds.judge import agreement, load_judge
-from efface.parts.worlds.pipeline import assemble, decode, encode
+from efface.parts.worlds.pipeline import assemble
 from efface.parts.worlds.world import render, scenes
 from efface.seeds import numpy_generator
 

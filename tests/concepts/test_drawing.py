@@ -9,7 +9,8 @@ import efface
 from efface.errors import UsageError
 from efface.parts.diffusion.adapters import levels
 from efface.parts.diffusion.guidance import checkpointed
-from efface.parts.diffusion.pipelines import conditions, decode, first_noise, prompted, sample
+from efface.parts.diffusion.latents import decode
+from efface.parts.diffusion.pipelines import conditions, first_noise, prompted, sample
 from efface.parts.diffusion.samplers import SAMPLERS, ddim, euler
 from efface.seeds import torch_generator
 
@@ -20,7 +21,7 @@ PROMPTS = ["a red circle", "a star on white"]
 def ours(pipe, noise, steps, guidance, sampler=ddim, negative=""):
     sigmas = levels(pipe.scheduler, steps)
     with torch.no_grad():
-        return decode(pipe, sampler(prompted(pipe, PROMPTS, guidance, negative), noise * sigmas[0].item(), sigmas))
+        return decode(pipe.vae, sampler(prompted(pipe, PROMPTS, guidance, negative), noise * sigmas[0].item(), sigmas))
 
 
 def theirs(pipe, noise, steps, guidance, **given):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efface.parts.diffusion.inversion import ddim_inverse, encoded, inverted, redrawn
-from efface.parts.diffusion.pipelines import decode
+from efface.parts.diffusion.latents import decode
 from efface.parts.diffusion.samplers import ddim
 from efface.parts.diffusion.schedules import karras
 from efface.parts.worlds.pipeline import load_pipeline
@@ -63,7 +63,7 @@ def test_pictures_come_back_from_their_noise(pipe, pictures):
     assert not noisy.requires_grad
     again = redrawn(pipe, noisy, PROMPTS, steps=10)
     assert (again - pictures).square().mean() < 1e-2
-    assert (again - decode(pipe, encoded(pipe, pictures))).square().mean() < 1e-3  # the rest is the autoencoder's
+    assert (again - decode(pipe.vae, encoded(pipe, pictures))).square().mean() < 1e-3  # the rest is the autoencoder's
 
 
 def test_noise_of_a_picture_does_not_depend_on_the_others(pipe, pictures):
@@ -74,6 +74,6 @@ def test_noise_of_a_picture_does_not_depend_on_the_others(pipe, pictures):
 
 
 def test_encoding_undoes_decoding(pipe, pictures):
-    again = decode(pipe, encoded(pipe, pictures))
+    again = decode(pipe.vae, encoded(pipe, pictures))
     assert again.shape == pictures.shape
     assert (again - pictures).square().mean() < 3e-3

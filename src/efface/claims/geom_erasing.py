@@ -26,10 +26,11 @@ from efface.core.plan import Plan
 from efface.parts.concepts.places import Detection, accepted, recall
 from efface.parts.data.icd import Boxes, Icd, Photo
 from efface.parts.data.overlays import logo
+from efface.parts.diffusion.latents import decode, encode
 from efface.parts.diffusion.pipelines import sample, usual_guidance
 from efface.parts.worlds.captions import caption, drawn_caption
 from efface.parts.worlds.judge import Judge, load_judge
-from efface.parts.worlds.pipeline import SHIPPED, decode, encode, load_pipeline
+from efface.parts.worlds.pipeline import SHIPPED, load_pipeline
 from efface.parts.worlds.world import SIDE, Scene, render, scenes
 from efface.seeds import numpy_generator
 

@@ -22,9 +22,10 @@ from efface.core.erasure_world import score_on_world
 from efface.core.method import Step, Work
 from efface.core.plan import Plan
 from efface.parts.concepts.slots import encode as read
+from efface.parts.diffusion.latents import encode
 from efface.parts.worlds.captions import caption
 from efface.parts.worlds.erasing import kept
-from efface.parts.worlds.pipeline import SHIPPED, encode, load_pipeline
+from efface.parts.worlds.pipeline import SHIPPED, load_pipeline
 from efface.parts.worlds.world import COLOURS, render, scenes
 from efface.seeds import numpy_generator
 from efface.training.baselines import esd

@@ -44,6 +44,7 @@ from efface.parts.concepts.vocabulary import grown
 from efface.parts.data.icd import Icd
 from efface.parts.data.overlays import make_icd
 from efface.parts.diffusion.adapters import Process
+from efface.parts.diffusion.latents import encode
 from efface.parts.diffusion.pipelines import sample, usual_guidance
 from efface.seeds import derive, numpy_generator
 from efface.training.descent import descend
@@ -165,10 +166,9 @@ class GeomErasing(Eraser):
             pictures, captions, boxes = icd.batch(draws, self.batch, side, flip=self.flip)
             kept = ["" if draws.random() < self.dropout else caption for caption in captions]
             embeds = reader(kept, [reader.grid.cells(each) for each in boxes], draws)
-            with torch.no_grad():
-                given = 2 * pictures.to(net.device, net.dtype) - 1
-                clean = pipe.vae.encode(given).latent_dist.mean * pipe.vae.config.scaling_factor
-            count = [reader.grid.weights(each, tuple(clean.shape[-2:]), self.alpha) for each in boxes]
+            clean = encode(pipe.vae, pictures.to(net.device, net.dtype))
+            height, width = clean.shape[-2:]
+            count = [reader.grid.weights(each, (height, width), self.alpha) for each in boxes]
             weight = torch.from_numpy(np.stack(count))[:, None].to(clean)
             t = torch.randint(len(process.sigmas), (len(clean),), generator=step.generator("t"))
             noise = torch.randn(clean.shape, generator=step.generator("noise")).to(clean)

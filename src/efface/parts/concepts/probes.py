@@ -14,7 +14,8 @@ from torch import Tensor
 from efface.parts.concepts.case import Case
 from efface.parts.diffusion.adapters import levels
 from efface.parts.diffusion.inversion import encoded
-from efface.parts.diffusion.pipelines import decode, first_noise, prompted
+from efface.parts.diffusion.latents import decode
+from efface.parts.diffusion.pipelines import first_noise, prompted
 from efface.parts.diffusion.samplers import Denoise, ddim
 from efface.seeds import derive
 
@@ -70,7 +71,7 @@ def _draw(pipe: Any, case: Case, start: Tensor, sigmas: Tensor, known: Tensor | 
         denoise = prompted(pipe, case.prompts[part], drawing.guidance, drawing.negative)
         if known is not None:
             denoise = _holding(denoise, known[part])
-        made.append(decode(pipe, ddim(denoise, start[part], sigmas)).cpu())
+        made.append(decode(pipe.vae, ddim(denoise, start[part], sigmas)).cpu())
     return torch.cat(made)
 
 

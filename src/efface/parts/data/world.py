@@ -13,8 +13,9 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
+from efface.parts.diffusion.latents import decode, encode
 from efface.parts.worlds.captions import drawn_caption
-from efface.parts.worlds.pipeline import decode, encode, load_autoencoder, load_text_encoder, tokenizer
+from efface.parts.worlds.pipeline import load_autoencoder, load_text_encoder, tokenizer
 from efface.parts.worlds.world import FACTORS, SIDE, Scene, render, scenes
 from efface.seeds import numpy_generator
 

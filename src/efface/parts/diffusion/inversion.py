@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from efface.parts.diffusion.adapters import levels
-from efface.parts.diffusion.pipelines import decode, prompted
+from efface.parts.diffusion.latents import decode, encode
+from efface.parts.diffusion.pipelines import prompted
 from efface.parts.diffusion.samplers import Denoise, ddim
-from efface.parts.worlds.pipeline import encode
 
 
 def ddim_inverse(denoise: Denoise, x: Tensor, sigmas: Tensor, *, rounds: int = 1) -> Tensor:
@@ -52,4 +52,4 @@ def inverted(pipe: Any, pictures: Tensor, prompts: Sequence[str], *, steps: int 
 def redrawn(pipe: Any, noisy: Tensor, prompts: Sequence[str], *, steps: int = 50, guidance: float = 1.0) -> Tensor:
     """Return the pictures (b, 3, h, w) in [0, 1] that ``pipe`` draws from what :func:`inverted` gave, on the CPU."""
     made = ddim(prompted(pipe, prompts, guidance), noisy, levels(pipe.scheduler, steps))
-    return decode(pipe, made).cpu()
+    return decode(pipe.vae, made).cpu()

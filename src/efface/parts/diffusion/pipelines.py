@@ -13,6 +13,7 @@ from efface.errors import UsageError
 from efface.parts.concepts.slots import encode
 from efface.parts.diffusion.adapters import Process, denoiser, latent_shape, levels
 from efface.parts.diffusion.guidance import Condition, Conditional, guided
+from efface.parts.diffusion.latents import decode
 from efface.parts.diffusion.samplers import Denoise, ddim
 from efface.seeds import torch_generator
 
@@ -116,7 +117,7 @@ def sample(
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
         denoise, sigmas = prompted(pipe, prompts[part], guidance, negative), levels(pipe.scheduler, steps)
-        made.append(decode(pipe, sampler(denoise, first_noise(pipe, seeds[part]) * sigmas[0].item(), sigmas)).cpu())
+        made.append(decode(pipe.vae, sampler(denoise, first_noise(pipe, seeds[part]) * sigmas[0].item(), sigmas)).cpu())
     return torch.cat(made)
 
 
@@ -146,11 +147,6 @@ def _by_own_call(
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     return torch.cat([pictures.images.float().cpu() for pictures in drawn]).clamp(0, 1)
-
-
-def decode(pipe: Any, latents: Tensor) -> Tensor:
-    """Return the pictures (b, 3, h, w) in [0, 1] of ``latents``."""
-    return (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
 
 def _tells_sizes(pipe: Any) -> bool:

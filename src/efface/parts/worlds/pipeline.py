@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efface.errors import WeightsError
 from efface.extras import need
 from efface.io.weights import load_card, load_weights
+from efface.parts.diffusion.latents import encode
 from efface.parts.worlds.captions import words
 from efface.parts.worlds.world import SIDE, render, scenes
 from efface.seeds import numpy_generator
@@ -145,18 +146,6 @@ def assemble(autoencoder: str | Path, text: str | Path, denoiser: str | Path) ->
     net.load_state_dict(tensors)
     net.eval().requires_grad_(False)
     return pipeline(net, load_text_encoder(text), load_autoencoder(autoencoder))
-
-
-@torch.no_grad()
-def encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Return the scaled latents (b, c, h / 4, w / 4) of ``pictures`` (b, 3, h, w) in [0, 1]: their means."""
-    return vae.encode(2 * pictures - 1).latent_dist.mean * vae.config.scaling_factor
-
-
-@torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Return the pictures (b, 3, h, w) in [0, 1] of scaled ``latents``."""
-    return (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
 
 def _silence_branches(net: nn.Module) -> None:
