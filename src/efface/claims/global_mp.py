@@ -34,7 +34,7 @@ CLAIM = Claim(
     statement="Ranking all weights of a network by magnitude, with one threshold, keeps more of its accuracy than "
     "equal sparsity of all layers, and a minimum per layer keeps small layers from collapsing",
     baseline="magnitude pruning by layer, with equal sparsities and with Erdős-Rényi quotas",
-    minutes=5,
+    minutes=8,
     data="15 000 labelled pictures, or 6000 of shapes that the package makes, and 2000 to test on",
 )
 
