@@ -1,9 +1,10 @@
 """Show that searching among untrained sub-networks finds a lower loss at the start, and nothing at the end.
 
-A network of three hidden layers loses the same share of the nodes of each. Trained alike are the whole network, one
-sub-network at random, and the one of least loss among many before training. That the comparison would see a real
-difference is tried on sub-networks of different size; beside them stand, without a rule, the nodes with the largest
-weights of the trained network, with these weights.
+A network of three hidden layers loses the same share of the nodes of each, and what is left is scaled up, or signals
+would fade and all losses at the start be alike. Trained alike are the whole network, one sub-network at random, and the
+one of least loss among many before training. That the comparison would see a real difference is tried on sub-networks
+of different size; beside them stand, without a rule, the nodes with the largest weights of the trained network, with
+these weights.
 """
 
 from __future__ import annotations

@@ -126,4 +126,5 @@ def load_result(path: Path) -> Result:
 
 
 def _data_in_words(claim: Claim, context: Context) -> str:
-    return claim.data if context.data is None else f"{claim.data}; real data: {context.data.name}"
+    real = [] if context.data is None else [f"real data: {context.data.name}"]
+    return "; ".join([claim.data, *real, *(["the long form"] if context.long else [])])
