@@ -1,6 +1,7 @@
 """Compare erasers on held-out photographs with unseen fonts, words and styles; box masks are given.
 
     python benchmarks/erasing.py --data bsds500 [--count 100] [--only strokefill,telea] [--residue] [--sheet sheet.png]
+        [--rare 1]
 
 Photographs, font families and words are those of the test split, which no training and no choice of settings has seen;
 choices are made on ``--split val``. Prints a table, and writes it with ``-o``.
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of photographs; made-up ones without it")
     parser.add_argument("--split", default="test", choices=("test", "val"))
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--rare", type=float, default=0.0, help="how often a text glows, is faint or is soft")
     parser.add_argument("--only", default="", help="parts of the names to run, with commas between")
     parser.add_argument("--weights", nargs="*", default=[], help="further folders of weights")
     parser.add_argument("--residue", action="store_true", help="also count what a detector still finds")
@@ -69,7 +71,7 @@ def main() -> None:
     given = parser.parse_args()
 
     fonts = split_fonts(find_fonts())[1]
-    cases = evaluation_set(photographs(given.data, given.split), fonts, seed=20, count=given.count)
+    cases = evaluation_set(photographs(given.data, given.split), fonts, seed=20, count=given.count, rare=given.rare)
     rows, results = {}, {}
     for name, erase in erasers(given.weights).items():
         if given.only and not any(part in name for part in given.only.split(",")) and name not in given.weights:
@@ -84,7 +86,8 @@ def main() -> None:
     if given.sheet:
         draw_sheet(cases, results, given.sheet)
     if given.out:
-        write_json(given.out, {"count": given.count, "split": given.split, "rows": rows}, overwrite=True)
+        told = {"count": given.count, "split": given.split, "rare": given.rare, "rows": rows}
+        write_json(given.out, told, overwrite=True)
 
 
 def quality(cases: list[Case], outputs: list[np.ndarray], *, residues: bool) -> dict[str, float]:

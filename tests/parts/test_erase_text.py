@@ -99,6 +99,11 @@ def test_jpeg_leaves_its_marks_on_the_colours_it_should():
         assert np.abs(a["picture"] - b["picture"]).mean() < np.abs(a["picture"] - b["picture"][::-1]).mean()
 
 
+def test_rare_looks_come_as_often_as_asked():
+    usual, rare = (samples(6, rare=share) for share in (0.0, 1.0))
+    assert not any(np.array_equal(a["picture"], b["picture"]) for a, b in zip(usual, rare, strict=True))
+
+
 @pytest.mark.parametrize("shape", [(20, 300), (300, 20), (16, 16)])
 def test_photographs_smaller_than_the_crop_are_enlarged(shape):
     (made,) = samples(1, photos=[np.full((*shape, 3), 77, np.uint8)])

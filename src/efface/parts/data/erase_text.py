@@ -103,15 +103,20 @@ class _Texts:
 
 
 def evaluation_set(
-    photos: Sequence[Photo], fonts: Sequence[Path], seed: int, count: int, words: tuple[int, int] = (2, 6)
+    photos: Sequence[Photo],
+    fonts: Sequence[Path],
+    seed: int,
+    count: int,
+    words: tuple[int, int] = (2, 6),
+    rare: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Return ``count`` whole photographs with test words on them, and everything known about the text.
 
     Each has ``picture`` and ``clean`` (h, w, 3) uint8, ``boxes`` (n, 4, 2) corners, ``mask`` (h, w) bool: the boxes
-    3 px wider, and ``strokes`` (h, w) bool: the pixels that differ.
+    3 px wider, and ``strokes`` (h, w) bool: the pixels that differ. ``rare`` is that of :class:`EraseText`.
     """
     made: list[dict[str, Any]] = []
-    texts = _Texts(list(families(fonts).values()), "test")
+    texts = _Texts(list(families(fonts).values()), "test", rare=rare)
     for index in range(count):
         generator = numpy_generator(seed, index, "erase-text evaluation")
         clean = photos[index % len(photos)]
