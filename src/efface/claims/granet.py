@@ -20,7 +20,9 @@ from efface.parts.data.tasks import Task, task
 from efface.parts.nn.classifiers import convnet
 from efface.seeds import seeded
 
-STEPS, LONG, BATCH, LR, EVERY = 600, 3000, 64, 2e-3, 30
+STEPS, LONG, BATCH, LR = 600, 3000, 64, 2e-3
+UPDATES = 20
+"""In a training: what is exchanged must have the time to heal, so a longer training has no more of them."""
 SPARSITY = 0.97
 ARMS: dict[str, dict[str, Any]] = {
     "static": {"preset": "static"},
@@ -133,7 +135,7 @@ def _effects(
 def _method(name: str, context: Context) -> GraNet:
     steps = 4 if context.quick else LONG if context.long else STEPS
     return GraNet(
-        sparsity=SPARSITY, **ARMS[name], every=EVERY, stop=0.6, steps=steps, batch=BATCH, optimizer="adamw", lr=LR,
+        sparsity=SPARSITY, **ARMS[name], every=max(1, steps // UPDATES), stop=0.6, steps=steps, batch=BATCH, optimizer="adamw", lr=LR,
         schedule="cosine", weight_decay=0.0,
     )  # fmt: skip
 
