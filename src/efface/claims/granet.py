@@ -135,8 +135,8 @@ def _effects(
 def _method(name: str, context: Context) -> GraNet:
     steps = 4 if context.quick else LONG if context.long else STEPS
     return GraNet(
-        sparsity=SPARSITY, **ARMS[name], every=max(1, steps // UPDATES), stop=0.6, steps=steps, batch=BATCH, optimizer="adamw", lr=LR,
-        schedule="cosine", weight_decay=0.0,
+        sparsity=SPARSITY, **ARMS[name], every=max(1, steps // UPDATES), stop=0.6, steps=steps, batch=BATCH,
+        optimizer="adamw", lr=LR, schedule="cosine", weight_decay=0.0,
     )  # fmt: skip
 
 
