@@ -110,6 +110,9 @@ def test_densities_can_be_given_and_the_other_layers_fit_them():
     ):
         with pytest.raises(EffaceError, match=words):
             RandomPruning(given=(given,)).masks(network(), None, Work())
+    with pytest.raises(UsageError, match="not a tuple") as caught:
+        RandomPruning.from_params({"given": "6=1"})
+    assert "Write ['6=1']" in caught.value.fix
     with pytest.raises(UsageError, match="finds all densities itself"):
         RandomPruning(rule="magnitude", given=("6=1",)).masks(network(), None, Work())
 

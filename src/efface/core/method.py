@@ -94,7 +94,10 @@ def check_param(method: str, name: str, value: Any, default: Any, rules: Any) ->
 def _check_type(where: str, value: Any, kind: type, rules: Any) -> None:
     wanted = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or isinstance(value, bool) != (kind is bool):
-        raise UsageError(f"{value!r} is not {_a(kind)}", where=where, fix=rules.get("help"))
+        fix = rules.get("help")
+        if kind is tuple and isinstance(value, str | int | float):  # from a recipe or the command line
+            fix = f"Write [{value!r}]: {fix}"
+        raise UsageError(f"{value!r} is not {_a(kind)}", where=where, fix=fix)
 
 
 def _a(kind: type) -> str:
