@@ -126,5 +126,5 @@ def load_result(path: Path) -> Result:
 
 
 def _data_in_words(claim: Claim, context: Context) -> str:
-    real = [] if context.data is None else [f"real data: {context.data.name}"]
-    return "; ".join([claim.data, *real, *(["the long form"] if context.long else [])])
+    real = "" if context.data is None else f"; real data: {context.data.name}"
+    return claim.data + real + ("; the long form" if context.long else "")

@@ -30,10 +30,9 @@ from torch import nn
 
 from efface.core.card import Card
 from efface.core.method import Editor, Work, param
-from efface.errors import UsageError
 from efface.parts.sparsity.budget import Budget
 from efface.parts.sparsity.masks import MaskSet
-from efface.parts.sparsity.prunable import prunable
+from efface.parts.sparsity.prunable import by_layer
 from efface.training.course import Course
 from efface.training.edits import edits
 from efface.training.levels import imp
@@ -103,12 +102,4 @@ class LotteryTicket(Editor):
 
 def rates_by_layer(model: nn.Module, rates: Sequence[str]) -> dict[str, float]:
     """Return the rate of each weight that one of ``rates``, of the form ``glob=0.1``, is for."""
-    found: dict[str, float] = {}
-    for text in rates:
-        glob, _, number = text.partition("=")
-        try:
-            rate = float(number)
-        except ValueError as error:
-            raise UsageError(f"{text!r} is no rate", where="rates", fix="Write it as linear3=0.1") from error
-        found |= dict.fromkeys(prunable(model, (glob.strip(),)), rate)
-    return found
+    return by_layer(model, rates, where="rates", what="no rate")

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -31,7 +31,7 @@ from efface.parts.counting import effective_density, path_notes
 from efface.parts.metrics.calibration import robustness
 from efface.parts.sparsity.densities import densities, exact_counts
 from efface.parts.sparsity.masks import MaskSet
-from efface.parts.sparsity.prunable import prunable
+from efface.parts.sparsity.prunable import by_layer, prunable
 from efface.parts.sparsity.scores import grasp, lamp, magnitude, random_scores, snip, synflow
 from efface.parts.sparsity.topk import keep_global, keep_layerwise
 from efface.training.edits import edits
@@ -131,35 +131,30 @@ class RandomPruning(Editor):
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         linear = [name for name, shape in shapes.items() if len(shape) == 2]
         fixed = dict.fromkeys(linear[-1:], self.last) if self.last else {}
-        return exact_counts(densities(self.rule, shapes, 1 - self.sparsity, fixed=fixed | self._given(model)), sizes)
-
-    def _given(self, model: nn.Module) -> dict[str, float]:
-        """Return the densities that are given, by layer."""
-        found: dict[str, float] = {}
-        for glob, density in map(_share_of, self.given):
-            found |= dict.fromkeys(prunable(model, (glob,), self.exclude), density)
-        return found
+        fixed |= by_layer(model, self.given, self.exclude, where="given", what="not GLOB=SHARE")
+        return exact_counts(densities(self.rule, shapes, 1 - self.sparsity, fixed=fixed), sizes)
 
     def _scores(
         self, model: nn.Module, weights: Mapping[str, nn.Parameter], data: Task | None, work: Work
     ) -> Mapping[str, Tensor]:
         """Return the score of each weight by which the rule counts what layers keep."""
-        if self.rule in ("magnitude", "lamp"):
-            return (magnitude if self.rule == "magnitude" else lamp)(weights)
-        if data is None and not (self.rule == "synflow" and work.example):
+        if self.rule == "magnitude":
+            return magnitude(weights)
+        if self.rule == "lamp":
+            return lamp(weights)
+        flow = partial(synflow, model, weights, density=1 - self.sparsity)
+        if self.rule == "synflow" and work.example:
+            return flow(work.example)
+        if data is None:
             fix = "Give data, or the shape of an input" if self.rule == "synflow" else "Give data"
             raise UsageError(f"the rule {self.rule} runs the network", where="rule", fix=fix)
+        count = {"synflow": 1, "snip": self.batch, "grasp": PER_CLASS * len(data.classes)}[self.rule]
+        batch = data.train.batch(work.seed, 0, min(count, len(data.train)))
         device = next(model.parameters()).device
-
-        def batch(count: int) -> dict[str, Tensor]:
-            taken = data.train.batch(work.seed, 0, min(count, len(data.train)))  # type: ignore[union-attr]
-            return {key: value.to(device) for key, value in taken.items()}
-
+        batch = {key: value.to(device) for key, value in batch.items()}
         if self.rule == "synflow":
-            return synflow(model, weights, work.example or (batch(1)["picture"],), density=1 - self.sparsity)
-        if self.rule == "snip":
-            return snip(model, weights, data.loss, [batch(self.batch)])  # type: ignore[union-attr]
-        return grasp(model, weights, data.loss, [batch(PER_CLASS * len(data.classes))])  # type: ignore[union-attr]
+            return flow((batch["picture"],))
+        return (snip if self.rule == "snip" else grasp)(model, weights, data.loss, [batch])
 
     def _scaled(self, model: nn.Module, masks: MaskSet) -> nn.Module:
         """Return a copy of ``model`` whose weights keep the variance of what they add up to."""
@@ -179,14 +174,6 @@ class RandomPruning(Editor):
         net, attach = copy.deepcopy(model).requires_grad_(), [] if masks is None else [masks.attach]
         tune(net, data, train, device=work.device, attach=attach, progress=work.progress)
         return net
-
-
-def _share_of(item: str) -> tuple[str, float]:
-    glob, _, share = item.rpartition("=")
-    with suppress(ValueError):
-        if glob:
-            return glob, float(share)
-    raise UsageError(f"{item!r} is not GLOB=SHARE", where="given", fix="Write: head.*=0.5")
 
 
 def _first_of_each_row(score: Tensor, count: int, name: str) -> Tensor:

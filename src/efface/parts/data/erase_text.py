@@ -180,7 +180,7 @@ def _write_one(picture: Array, taken: NDArray[np.bool_], kind: _Texts, generator
     if taken[y0:y1, x0:x1].any():
         return None
     style = random_style(generator, picture[y0:y1, x0:x1], sizes=(size, size))
-    if kind.rare and generator.random() < kind.rare:
+    if kind.rare and generator.random() < kind.rare:  # no draw where none is rare: usual texts stay what they were
         style = rarer(generator, style)
     layer = make_layer(lines, style, font=pick(generator, pick(generator, kind.fonts)) if kind.fonts else None)
     if layer is None:

@@ -38,6 +38,24 @@ def prunable(model: nn.Module, include: Iterable[str] = ("*",), exclude: Iterabl
     return {name: parameters[name] for name in names if name in chosen}
 
 
+def by_layer(
+    model: nn.Module, texts: Iterable[str], exclude: Iterable[str] = (), *, where: str, what: str
+) -> dict[str, float]:
+    """Return the number of each prunable weight that one of ``texts``, of the form ``glob=0.1``, is for.
+
+    A later text overrides an earlier one. One of another form raises :class:`UsageError`: it is ``what``, ``where``.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        glob, _, written = text.partition("=")
+        try:
+            number = float(written)
+        except ValueError as error:
+            raise UsageError(f"{text!r} is {what}", where=where, fix="Write it as linear3=0.1") from error
+        found |= dict.fromkeys(prunable(model, (glob.strip(),), exclude), number)
+    return found
+
+
 def asides(model: nn.Module) -> list[str]:
     """Say which weights :func:`prunable` passes over for being empty, and which go by one of several names."""
     found, parameters = _candidates(model), dict(model.named_parameters(remove_duplicate=False))
